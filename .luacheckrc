@@ -1,0 +1,7 @@
+-- Lua linter (Debian's lua-check). Nothing global is written, only LuaJIT's own globals are read.
+std = "luajit"
+max_line_length = 100
+unused_args = false -- commands have fixed signatures
+exclude_files = { "build/**" }
+files["lualib/meta"] = { ignore = { "211", "212", "221", "241" } } -- declarations without bodies
+files["test/lua/bad"] = { ignore = { "." } } -- scripts that are broken on purpose
