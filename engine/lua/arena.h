@@ -1,0 +1,109 @@
+// Arena: the memory of one Lua VM, given to lua_newstate as its lua_Alloc.
+//
+// Purpose:   little memory for an idle VM, speed for a busy one, a count and a soft limit, and
+//            teardown in O(chunks) without freeing a single object.
+// Threads:   the one that runs the VM now; no locks (the PagePool has one).
+// Ownership: the owner of the VM owns the Arena; the PagePool outlives it. Destroying it frees
+//            every block, so lua_close may be left out when no __gc has to run.
+//
+// DESIGN
+//
+// lua_Alloc tells the size of what it frees (in LuaJIT it is exact), so blocks have no headers;
+// they are multiples of 8 bytes, which is LuaJIT's own alignment (MALLOC_ALIGNMENT, lj_alloc.c).
+//
+//  - To 512 bytes: one free list for each size, exactly; else from the bump region.
+//  - To 32 KiB: free runs in bins, four to a power of two (as TLSF: Masmano et al., ECRTS 2004),
+//    split at need.
+//  - Above: a span of the pool with a header of 64 bytes, grown in place or moved by mremap.
+//
+// All sizes share all pages: a page for each size class would waste most of a VM that has
+// 25 KiB in forty sizes. What page-per-class buys in other allocators, reuse of memory after the
+// mix of sizes changes, comes from deferred coalescing: when the bump region is used up and enough
+// was freed since the last time, `consolidate` marks every free block in a bitmap (8 bytes
+// a bit) and reads it back as maximal runs, by address; the next objects are bumped through them.
+// It is linear in the heap and runs after a quarter of the heap was freed: amortized constant.
+// Untouched pages of a chunk are used only when nothing is left to recycle.
+//
+// THE LIMIT is soft, since LuaJIT with the JIT on crashes when a small allocation fails.
+// A request of kHugeRequest (1 MiB) or more that would take used() over the limit gets NULL.
+// All others succeed and make `on_over_limit` fire, so that the host can set its hook, collect
+// and then kill. What bounds used():
+//
+//     limit + what one bytecode or one C function allocates, in requests of under 1 MiB each,
+//     until the hook runs.
+//
+// Bytecode allocates one object at a time. A library function that builds one result (string.rep,
+// table.concat) does so in one buffer that doubles: at most limit + 1 MiB. Only a function that
+// makes many objects in one call is unbounded here: a decoder must ask `has_room` as it goes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "page_pool.h"
+
+namespace perilune {
+
+class Arena {
+  public:
+    static constexpr std::size_t kHugeRequest = std::size_t{1} << 20;
+    static constexpr std::size_t kNoLimit = SIZE_MAX;
+
+    // Called inside an allocation: must not allocate from the arena nor enter Lua;
+    // lua_sethook is allowed.
+    using OverLimit = void (*)(void* context);
+
+    // An arena that draws from `pool`, without a limit. Takes no memory yet.
+    explicit Arena(PagePool* pool);
+    ~Arena();
+    Arena(const Arena&) = delete;
+    Arena& operator=(const Arena&) = delete;
+
+    // A lua_Alloc; `arena` is the Arena. Blocks are aligned to 8 bytes. `old_size` must be what
+    // the block was asked for. Null for new_size 0, for a huge request over the limit,
+    // and when the pool has none.
+    static void* lua_allocate(void* arena, void* block, std::size_t old_size,
+                              std::size_t new_size);
+
+    // Bytes in live blocks, as asked for: what collectgarbage("count") says, without machine code.
+    std::size_t used() const { return used_; }
+
+    // Bytes held of the pool that may have been written: an upper bound of the VM's RSS.
+    std::size_t footprint() const;
+
+    // Sets the soft limit of used() in bytes and arms the callback.
+    void set_limit(std::size_t bytes);
+    std::size_t limit() const { return limit_; }
+
+    // Sets what is called when used() passes the limit, or a request is refused: once, until
+    // rearm(). Null: nothing.
+    void on_over_limit(OverLimit callback, void* context);
+
+    // Lets the callback fire again, at the next allocation if used() is over the limit still.
+    void rearm();
+
+    // True when `bytes` more stay within the limit. For C functions that allocate in a loop.
+    bool has_room(std::size_t bytes) const {
+        return used_ <= limit_ && bytes <= limit_ - used_;
+    }
+
+    // Huge requests that got NULL because of the limit, ever.
+    std::uint64_t refused() const { return refused_; }
+
+    // Adds what is allocated from now on, less what is freed, to *counter; null: to none.
+    // Returns the counter that was set before. The counter must live until the next call.
+    std::int64_t* set_charge(std::int64_t* counter);
+
+    // Joins free blocks and gives whole free chunks and pages back. For a VM that goes idle,
+    // after a full collection; a VM that shrinks to 3/8 of its peak does it by itself.
+    void trim();
+
+  private:
+    // (filled in with the implementation)
+    PagePool* const pool_;
+    std::size_t used_ = 0;
+    std::size_t limit_ = kNoLimit;
+    std::uint64_t refused_ = 0;
+};
+
+}  // namespace perilune
