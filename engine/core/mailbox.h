@@ -1,0 +1,130 @@
+// Mailbox: the messages that wait for one actor.
+//
+// Purpose:   a list of many writers and one reader, bounded in count and bytes, and a second
+//            list for control messages that the reader looks at before each message.
+// Threads:   push() from any; all else from the one thread that runs the actor now.
+// Ownership: the mailbox owns what was pushed. Mailboxes are never freed while their node
+//            lives (actors take them from a pool), so a late push() meets a closed mailbox or
+//            its next owner, who tells by Message::to that the message is not its own.
+//
+// The list is Treiber's stack; the reader takes all of it at once and reverses it, so the
+// order of each sender is kept. The head says at the same time whether the actor has to be
+// scheduled:
+//   kIdle       nothing waits and the actor is in no queue: who replaces it must schedule it
+//   nullptr     nothing waits, the actor runs or will
+//   a message   the newest of those that wait
+//   kClosed     the actor is dead: push() refuses
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "core/message.h"
+
+namespace perilune {
+
+inline constexpr std::uint64_t kMailboxMessages = 65536;
+inline constexpr std::uint64_t kMailboxBytes = 64u << 20;
+
+enum class PushResult {
+    queued,
+    wake_actor,  // queued, and this caller alone must schedule the actor
+    closed,      // not queued: the actor is dead
+    full,        // not queued: count or bytes are at the limit
+};
+
+// Count and bytes of what waits, in one word so that both are checked by one operation.
+class Load {
+  public:
+    static constexpr int kCountShift = 40;
+
+    // Adds one message of `bytes`. With `bounded` it refuses, and adds nothing, when a limit
+    // would be passed.
+    bool add(std::uint64_t bytes, bool bounded, std::uint64_t max_count, std::uint64_t max_bytes) {
+        const std::uint64_t one = (std::uint64_t{1} << kCountShift) + bytes;
+        const std::uint64_t before = word_.fetch_add(one);
+        if (!bounded) return true;
+        if (count_of(before) < max_count && bytes_of(before) + bytes <= max_bytes) return true;
+        word_.fetch_sub(one);
+        return false;
+    }
+    void subtract(std::uint64_t count, std::uint64_t bytes) {
+        word_.fetch_sub((count << kCountShift) + bytes);
+    }
+    std::uint64_t count() const { return count_of(word_.load()); }
+    std::uint64_t bytes() const { return bytes_of(word_.load()); }
+
+  private:
+    static std::uint64_t count_of(std::uint64_t word) { return word >> kCountShift; }
+    static std::uint64_t bytes_of(std::uint64_t word) {
+        return word & ((std::uint64_t{1} << kCountShift) - 1);
+    }
+    std::atomic<std::uint64_t> word_{0};
+};
+
+class Mailbox {
+  public:
+    Mailbox() = default;
+    ~Mailbox();
+    Mailbox(const Mailbox&) = delete;
+    Mailbox& operator=(const Mailbox&) = delete;
+
+    // Appends `message`. Any thread. Takes it only when the result is queued or wake_actor.
+    // With `bounded` the limits apply; replies, timers and the like come without.
+    [[nodiscard]] PushResult push(MessagePtr& message, bool bounded);
+
+    // Appends to the control list, which has no limit: its writers are few.
+    [[nodiscard]] PushResult push_control(MessagePtr& message);
+
+    // The oldest message, or null. Owner.
+    MessagePtr pop();
+    // The oldest control message, or null. Owner.
+    MessagePtr pop_control();
+    bool has_control() const {
+        return control_.load() != nullptr || control_taken_ != nullptr;
+    }
+
+    // Gives back the room of what was popped since the last call: once a turn, not once a
+    // message. Owner.
+    void settle();
+
+    // True when nothing waits any more and the actor has left the run queue: the next push()
+    // returns wake_actor. Owner.
+    [[nodiscard]] bool try_idle();
+
+    // From now on push() returns closed; what waits stays to be popped. Owner.
+    void close();
+    // Opens a closed and drained mailbox for its next actor, as running. Owner.
+    void open(std::uint64_t max_count, std::uint64_t max_bytes);
+
+    const Load& load() const { return load_; }
+    std::uint64_t max_count() const { return max_count_.load(std::memory_order_relaxed); }
+    // True when half of a limit is reached: sockets pause their reading.
+    bool half_full() const {
+        return load_.count() * 2 >= max_count() ||
+               load_.bytes() * 2 >= max_bytes_.load(std::memory_order_relaxed);
+    }
+
+  private:
+    static Message* idle_mark() { return reinterpret_cast<Message*>(1); }
+    static Message* closed_mark() { return reinterpret_cast<Message*>(2); }
+    static bool is_mark(const Message* head) {
+        return reinterpret_cast<std::uintptr_t>(head) <= 2;
+    }
+    static Message* reversed(Message* newest);
+
+    // Any thread.
+    alignas(64) std::atomic<Message*> head_{closed_mark()};
+    std::atomic<Message*> control_{nullptr};
+    Load load_;
+    std::atomic<std::uint64_t> max_count_{kMailboxMessages};
+    std::atomic<std::uint64_t> max_bytes_{kMailboxBytes};
+
+    // Owner only.
+    alignas(64) Message* taken_ = nullptr;  // taken from head_, oldest first
+    Message* control_taken_ = nullptr;
+    std::uint64_t popped_count_ = 0;
+    std::uint64_t popped_bytes_ = 0;
+};
+
+}  // namespace perilune

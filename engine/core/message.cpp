@@ -1,0 +1,148 @@
+#include "core/message.h"
+
+#include <mutex>
+#include <new>
+#include <vector>
+
+namespace perilune {
+
+const char* call_outcome_name(CallOutcome outcome) {
+    switch (outcome) {
+        case CallOutcome::ok: return "ok";
+        case CallOutcome::error: return "error";
+        case CallOutcome::timeout: return "timeout";
+        case CallOutcome::dead: return "dead";
+        case CallOutcome::overloaded: return "overloaded";
+        case CallOutcome::link_lost: return "link_lost";
+        case CallOutcome::cancelled: return "cancelled";
+    }
+    return "unknown";
+}
+
+void Message::set_payload(std::string_view bytes) {
+    PayloadWriter out = writer();
+    out.append(bytes.data(), bytes.size());
+    finish(out);
+}
+
+namespace {
+
+#if defined(PERILUNE_ASAN)
+// Under AddressSanitizer each message is a block of its own, so that a use after free shows.
+void* take_block() { return ::operator new(sizeof(Message)); }
+void give_block(void* block) { ::operator delete(block); }
+#else
+
+constexpr std::size_t kBatch = 256;       // blocks that a thread and the store trade at once
+constexpr std::size_t kStoreBatches = 64;  // batches that the store keeps; more are freed
+
+struct FreeBlock {
+    FreeBlock* next;
+};
+
+// Batches of free blocks that one thread has too many of and another too few: in a stream
+// from one core to another the receiver frees what the sender must allocate.
+class BlockStore {
+  public:
+    FreeBlock* take() {
+        const std::lock_guard lock(mutex_);
+        if (batches_.empty()) return nullptr;
+        FreeBlock* batch = batches_.back();
+        batches_.pop_back();
+        return batch;
+    }
+    bool give(FreeBlock* batch) {
+        const std::lock_guard lock(mutex_);
+        if (batches_.size() >= kStoreBatches) return false;
+        batches_.push_back(batch);
+        return true;
+    }
+
+  private:
+    std::mutex mutex_;
+    std::vector<FreeBlock*> batches_;
+};
+
+// Blocks carry no state of a node, so all nodes of a process share the store. It is never
+// destroyed: threads may free messages while the process ends.
+BlockStore& block_store() {
+    static BlockStore* const store = new BlockStore;
+    return *store;
+}
+
+void free_chain(FreeBlock* block) {
+    while (block != nullptr) {
+        FreeBlock* next = block->next;
+        ::operator delete(block);
+        block = next;
+    }
+}
+
+// Two batches a thread: `current_` serves, `spare_` saves trips to the store when a thread's
+// needs swing around a batch's edge (the magazines of Bonwick's slab allocator).
+class BlockCache {
+  public:
+    ~BlockCache() {
+        free_chain(current_);
+        free_chain(spare_);
+    }
+    void* take() {
+        if (current_ == nullptr) {
+            current_ = spare_ != nullptr ? std::exchange(spare_, nullptr) : block_store().take();
+            count_ = current_ == nullptr ? 0 : kBatch;
+            if (current_ == nullptr) return ::operator new(sizeof(Message));
+        }
+        FreeBlock* block = current_;
+        current_ = block->next;
+        --count_;
+        return block;
+    }
+    void give(void* memory) {
+        if (count_ == kBatch) {
+            if (spare_ != nullptr && !block_store().give(spare_)) free_chain(spare_);
+            spare_ = current_;
+            current_ = nullptr;
+            count_ = 0;
+        }
+        FreeBlock* block = static_cast<FreeBlock*>(memory);
+        block->next = current_;
+        current_ = block;
+        ++count_;
+    }
+
+  private:
+    FreeBlock* current_ = nullptr;
+    FreeBlock* spare_ = nullptr;  // empty or exactly a batch
+    std::size_t count_ = 0;
+};
+
+thread_local BlockCache block_cache;
+
+void* take_block() { return block_cache.take(); }
+void give_block(void* block) { block_cache.give(block); }
+#endif
+
+}  // namespace
+
+void MessageDeleter::operator()(Message* message) const {
+    message->drop_payload();
+    give_block(message);
+}
+
+MessagePtr make_message(MessageKind kind, Handle to, Handle from, std::uint64_t session) {
+    Message* message = static_cast<Message*>(take_block());
+    // The payload's room stays uninitialised: it is written before it is read.
+    message->next = nullptr;
+    message->to = to;
+    message->from = from;
+    message->session = session;
+    message->id = 0;
+    message->kind = kind;
+    message->detail = 0;
+    message->hops = 0;
+    message->size = 0;
+    message->buffer = nullptr;
+    return MessagePtr(message);
+}
+
+}  // namespace perilune

@@ -1,0 +1,107 @@
+// Message: what one service gives another, and the pool its memory comes from.
+//
+// Purpose:   one block of three cache lines; a small payload lives in it, a large one in a
+//            counted buffer that several messages may share.
+// Threads:   a message belongs to one owner at a time and is handed over whole.
+// Ownership: MessagePtr owns; a mailbox owns what is in it. create() and the deleter use a
+//            cache of the calling thread, which trades batches with a shared store.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "core/buffer.h"
+#include "core/ids.h"
+#include "core/payload.h"
+
+namespace perilune {
+
+enum class MessageKind : std::uint8_t {
+    send,     // a command that nobody waits for
+    call,     // a command whose caller waits: answered once by reply or failure
+    reply,    // results of the call named by `session`
+    failure,  // the call named by `session` failed; `detail` is a CallOutcome
+    timer,    // timer `session` of the receiver is due; `id` is its TimerId
+    socket,   // `detail` is a SocketEvent of connection `id`
+    down,     // the service `from` that the receiver monitors has died
+    topic,    // something published: topic name and values
+    work,     // blocking work is done; `session` tells which
+    // On the control list, looked at before each message:
+    stop,     // run on_stop, then die
+    kill,     // die at once
+    reload,   // load the script again; `session` is answered
+    inspect,  // a debug command; `session` is answered
+};
+
+// How a call ends. The numbers are part of the format between nodes.
+enum class CallOutcome : std::uint8_t {
+    ok,
+    error,       // the receiver raised
+    timeout,     // no answer within the limit
+    dead,        // no such service, or it died before it answered
+    overloaded,  // the receiver's mailbox is full
+    link_lost,   // the link to the receiver's node broke
+    cancelled,   // the caller gave up, or its service is stopping
+};
+
+// The name of `outcome` as Lua and the logs spell it.
+const char* call_outcome_name(CallOutcome outcome);
+
+struct Message {
+    static constexpr std::size_t kInlineSize = 136;
+
+    Message* next = nullptr;
+    Handle to;
+    Handle from;
+    std::uint64_t session = 0;
+    std::uint64_t id = 0;
+    MessageKind kind = MessageKind::send;
+    std::uint8_t detail = 0;
+    std::uint16_t hops = 0;  // redirects so far
+    std::uint32_t size = 0;  // bytes of the payload
+    Buffer* buffer = nullptr;
+    char inline_data[kInlineSize];
+
+    const char* data() const { return buffer == nullptr ? inline_data : buffer->data(); }
+    std::string_view payload() const { return {data(), size}; }
+
+    // What it counts in a mailbox.
+    std::uint64_t weight() const { return sizeof(Message) + (buffer == nullptr ? 0 : size); }
+
+    // A writer whose first bytes go into the message itself. The payload written before is
+    // dropped; finish(writer) makes what was written the payload.
+    PayloadWriter writer() {
+        drop_payload();
+        return PayloadWriter(inline_data, kInlineSize);
+    }
+    void finish(PayloadWriter& writer) {
+        size = static_cast<std::uint32_t>(writer.size());
+        buffer = writer.take_buffer().take();
+    }
+    void set_payload(std::string_view bytes);
+    void set_payload(BufferRef shared) {
+        drop_payload();
+        size = static_cast<std::uint32_t>(shared.size());
+        buffer = shared.take();
+    }
+    void drop_payload() {
+        if (buffer != nullptr) {
+            buffer->release();
+            buffer = nullptr;
+        }
+        size = 0;
+    }
+};
+
+static_assert(sizeof(Message) == 192);
+
+struct MessageDeleter {
+    void operator()(Message* message) const;
+};
+using MessagePtr = std::unique_ptr<Message, MessageDeleter>;
+
+// An empty message of `kind`. Any thread. Never null.
+MessagePtr make_message(MessageKind kind, Handle to, Handle from, std::uint64_t session);
+
+}  // namespace perilune

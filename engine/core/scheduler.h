@@ -1,0 +1,55 @@
+// Scheduler: decides which actor runs next, and on which thread.
+//
+// Purpose:   the interface that a seeded single-threaded run replaces.
+// Threads:   schedule() from any; start() and stop() from the thread that owns the node.
+// Ownership: refers to cells; a cell is in one run queue at most.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/actor.h"
+
+namespace perilune {
+
+// A turn is at most this many messages, or this long.
+inline constexpr int kTurnMessages = 64;
+inline constexpr int kTurnMs = 1;
+
+struct SchedulerCounters {
+    std::uint64_t turns = 0;
+    std::uint64_t messages = 0;
+    std::uint64_t steals = 0;
+    std::uint64_t wakes = 0;         // parked workers and sleeping pollers that were woken
+    std::uint64_t spares_started = 0;
+    std::uint64_t long_dispatches = 0;  // reported by the watchdog
+    std::uint64_t interrupts = 0;       // ended by the watchdog
+    int workers = 0;
+    int spares = 0;
+};
+
+class Scheduler {
+  public:
+    virtual ~Scheduler() = default;
+
+    virtual void start() = 0;
+    // Ends all workers and joins them. What waits in mailboxes stays there.
+    virtual void stop() = 0;
+
+    // `cell` has something to do and is in no queue (PushResult::wake_actor). Any thread.
+    virtual void schedule(ActorCell* cell) = 0;
+
+    // Charges `delta` bytes to what all mailboxes hold; true while the total is below the
+    // node's limit. Any thread; workers keep small sums to themselves.
+    virtual bool charge_mailboxes(std::int64_t delta) = 0;
+
+    // A timer earlier than all others was added: whoever waits must wait less.
+    virtual void timer_added(std::int64_t due_ns) = 0;
+
+    // True on a thread that runs services of this scheduler.
+    virtual bool on_worker() const = 0;
+
+    virtual SchedulerCounters counters() const = 0;
+};
+
+}  // namespace perilune
