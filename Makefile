@@ -156,7 +156,7 @@ format: ## lets clang-format rewrite the C++ files
 
 docs: build ## docs/api.md from the annotations in lualib
 	@mkdir -p docs
-	@build/3rd/bin/luajit .ci/api-docs.lua > build/api.md && mv build/api.md docs/api.md
+	@build/3rd/bin/luajit .ci/annotations.lua docs > build/api.md && mv build/api.md docs/api.md
 	@echo "docs/api.md written"
 
 # ---- installing ----
