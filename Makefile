@@ -163,14 +163,15 @@ docs: build ## docs/api.md from the annotations in lualib
 
 D = $(DESTDIR)$(PREFIX)
 install: build ## into PREFIX (/usr/local): binary, library, headers, pkg-config, lualib
-	@install -d $(D)/bin $(D)/lib/pkgconfig $(D)/include/perilune $(D)/share/perilune
+	@install -d $(D)/bin $(D)/lib/pkgconfig $(D)/include/perilune/lua $(D)/share/perilune
 	@install -m 755 $(B)/perilune $(D)/bin/
 	@install -m 644 $(B)/libperilune.a $(D)/lib/
 	@install -m 644 engine/include/perilune/*.h $(D)/include/perilune/
+	@install -m 644 build/3rd/include/* $(D)/include/perilune/lua/
 	@sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' 3rd/perilune.pc.in \
 		> $(D)/lib/pkgconfig/perilune.pc
 	@rm -rf $(D)/share/perilune/lualib $(D)/share/perilune/service
-	@cp -r lualib service $(D)/share/perilune/
+	@cp -r $(wildcard lualib service) $(D)/share/perilune/
 	@echo "installed into $(D)"
 
 packages: ## installs all Debian packages that anything here needs
