@@ -33,8 +33,8 @@ class Actor {
     // Handles one message, control messages included.
     virtual void receive(MessagePtr message) = 0;
 
-    // Called inside a signal handler on the worker that runs this actor (under
-    // ThreadSanitizer: from the watchdog's thread): only what is async-signal-safe.
+    // Called inside a signal handler on the worker that runs this actor: only what is
+    // async-signal-safe. (Not under ThreadSanitizer: see Watchdog::take_request.)
     virtual void interrupt(InterruptLevel level) { (void)level; }
 
     // The service that the running dispatch belongs to, for reports. Any thread.

@@ -88,8 +88,9 @@ class Kernel {
     void launch(ActorCell* cell);
 
     Result<Handle> add_service(ActorCell* cell, void* local, std::uint32_t max_messages = 0);
-    // The service is dead: its handle and names at once, then its timers; who monitors it is
-    // told. What waits for it is answered `dead` when its actor meets it.
+    // The service is dead: its handle and names at once; then who monitors it is told. What
+    // waits for it is answered `dead` when its actor meets it (see refuse). Its timers, sockets
+    // and open requests are its actor's to release, before.
     void remove_service(Handle handle, std::string_view reason);
 
     // --- messages ---
@@ -107,14 +108,17 @@ class Kernel {
 
     // --- time ---
 
-    TimerId add_timer(Handle owner, std::uint64_t session, std::int64_t due_ns,
-                      std::int64_t period_ns);
-    bool cancel_timer(TimerId timer);
+    // Posts a timer message with `session` to the owner's service at `due_ns` (and every
+    // `period_ns` from then on, if that is not 0). An empty id: too many timers.
+    TimerId add_timer(OwnerTimers& owner, std::uint64_t session, std::int64_t due_ns,
+                      std::int64_t period_ns = 0);
+    bool cancel_timer(OwnerTimers& owner, TimerId timer) { return timers_.cancel(owner, timer); }
     // Posts what is due. The thread that polls.
     void advance_timers();
 
-    // Runs `work` in the blocking pool; then `done` is posted. False when the pool is full:
-    // then nothing happens and `done` is freed.
+    // Runs `work` on a thread of the blocking pool; then `done` is posted, with the payload
+    // that `work` wrote into it. False when the pool is full ("busy"): then nothing happens and
+    // `done` is freed. When the node stops first, `done` is posted with detail `cancelled`.
     bool run_blocking(std::function<void(Message& done)> work, MessagePtr done);
 
     // --- turns, for schedulers ---
@@ -152,7 +156,7 @@ class Kernel {
     bool seeded() const { return options_.seeded; }
 
   private:
-    friend class TimerSink;
+    class TimerPoster;
     void bury(ActorCell* cell);
     std::int64_t now_ns() { return environment_.clock.now_ns(); }
 

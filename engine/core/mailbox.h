@@ -51,6 +51,7 @@ class Load {
     void subtract(std::uint64_t count, std::uint64_t bytes) {
         word_.fetch_sub((count << kCountShift) + bytes);
     }
+    void reset() { word_.store(0); }
     std::uint64_t count() const { return count_of(word_.load()); }
     std::uint64_t bytes() const { return bytes_of(word_.load()); }
 

@@ -33,7 +33,7 @@ void* take_block() { return ::operator new(sizeof(Message)); }
 void give_block(void* block) { ::operator delete(block); }
 #else
 
-constexpr std::size_t kBatch = 256;       // blocks that a thread and the store trade at once
+constexpr std::size_t kBatch = 256;        // blocks that a thread and the store trade at once
 constexpr std::size_t kStoreBatches = 64;  // batches that the store keeps; more are freed
 
 struct FreeBlock {

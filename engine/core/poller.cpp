@@ -13,7 +13,8 @@ struct Poller::State {
     asio::io_context context{1};
     asio::executor_work_guard<asio::io_context::executor_type> work{context.get_executor()};
     asio::steady_timer alarm{context};
-    std::int64_t armed_for = INT64_MAX;   // thread that waits
+    std::int64_t armed_for = INT64_MAX;    // thread that waits
+    bool alarm_moved = false;              // thread that waits
     std::atomic<bool> wake_posted{false};  // any
 };
 
@@ -32,10 +33,18 @@ void Poller::wait(std::int64_t deadline_ns) {
             std::chrono::duration_cast<std::chrono::steady_clock::duration>(
                 std::chrono::nanoseconds(deadline_ns))));
         state.alarm.async_wait([&state](const std::error_code& error) {
-            if (!error) state.armed_for = INT64_MAX;
+            if (error) {
+                state.alarm_moved = true;
+            } else {
+                state.armed_for = INT64_MAX;
+            }
         });
     }
-    state.context.run_one();
+    // Moving the alarm completes its former wait, which is no reason to return.
+    do {
+        state.alarm_moved = false;
+        state.context.run_one();
+    } while (state.alarm_moved);
     state.context.poll();
 }
 

@@ -42,6 +42,7 @@ Result<Handle> Registry::add(ActorCell* cell, void* local, std::uint32_t max_mes
     }
     const Handle handle = Handle::make(index, generation, node_number_);
     slot->local = local;
+    slot->load.reset();
     slot->max_messages.store(max_messages, std::memory_order_relaxed);
     slot->cell.store(cell);
     slot->live.store(handle.value);

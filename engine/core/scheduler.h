@@ -39,9 +39,11 @@ class Scheduler {
     // `cell` has something to do and is in no queue (PushResult::wake_actor). Any thread.
     virtual void schedule(ActorCell* cell) = 0;
 
-    // Charges `delta` bytes to what all mailboxes hold; true while the total is below the
-    // node's limit. Any thread; workers keep small sums to themselves.
-    virtual bool charge_mailboxes(std::int64_t delta) = 0;
+    // A message of `bytes` was put into a mailbox; false when all mailboxes of the node hold
+    // too much, and then nothing is counted. Any thread; workers keep small sums to themselves.
+    virtual bool message_posted(std::int64_t bytes) = 0;
+    // Messages of `bytes` in all were taken out of a mailbox.
+    virtual void messages_taken(std::int64_t bytes) = 0;
 
     // A timer earlier than all others was added: whoever waits must wait less.
     virtual void timer_added(std::int64_t due_ns) = 0;

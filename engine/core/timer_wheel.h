@@ -89,9 +89,9 @@ class TimerWheel {
                 std::int64_t period_ns = 0);
 
     // Cancels `id`. True: no callback of it happens any more. False: it isn't a waiting timer
-    // of `owner` (expired, cancelled, never was, another's), or its callback is being handed
-    // out at this moment; a repeating one stops after that.
-    bool cancel(OwnerTimers& owner, TimerId id);
+    // (expired, cancelled, never was), or its callback is being handed out at this moment; a
+    // repeating one stops after that. With `owner`, timers of all others count as unknown.
+    bool cancel(TimerId id, const OwnerTimers* owner = nullptr);
 
     // Cancels all timers of `owner` in O(their number); those being handed out at this moment
     // still call back. Returns how many there were.
@@ -121,9 +121,10 @@ class TimerWheel {
     static constexpr std::uint32_t kBatch = 256;       // expiries, and
     static constexpr std::uint32_t kMoveBatch = 4096;  // moves, in one go under the mutex
 
-    struct Timer;  // a waiting timer
-    struct Slot;   // what remains of it: generation and place in the queue of free ones
-    struct Chunk;
+    struct Timer;    // a waiting timer
+    struct Slot;     // what stays of it: the generation, its place among the free ones
+    struct Chunk;    // kChunkSize of both
+    struct Expired;  // what a callback is given
     struct List {
         std::uint32_t first = kNone;
         std::uint32_t last = kNone;
@@ -133,18 +134,22 @@ class TimerWheel {
         std::uint32_t list;
         std::int64_t tick;
     };
-    struct Expired;
 
     Timer& timer(std::uint32_t index);
     Slot& slot(std::uint32_t index);
     std::uint32_t first_generation(std::uint32_t index) const;
     std::uint32_t take_slot();
     void free_slot(std::uint32_t index);
-    void link(std::uint32_t index, std::int64_t earliest_tick);
+    static std::uint32_t list_index(int level, std::int64_t tick);
+    std::uint32_t list_for(std::int64_t tick) const;
+    void append(std::uint32_t list, std::uint32_t index);
+    void schedule(std::uint32_t index);
     void unlink(std::uint32_t index);
     void remove(std::uint32_t index);
     bool find_first(Place& place) const;
     void publish_next_due();
+    void spread(const Place& place);
+    std::uint32_t take_expired(const Place& place, Expired* batch);
 
     const std::uint64_t seed_;
     const std::uint32_t max_slots_;
@@ -153,10 +158,10 @@ class TimerWheel {
 
     mutable std::mutex mutex_;
     // Guarded by mutex_.
-    std::int64_t tick_;         // all ticks before it are done; itself unless its list has timers
-    std::int64_t target_tick_;  // as far as advance() has been asked to go
-    bool advancing_ = false;    // somebody is in advance()
-    int moving_level_ = 0;      // > 0: the slot of tick_ there is being spread to lower levels
+    std::int64_t tick_;       // all ticks before it are done; itself unless its list has timers
+    std::int64_t target_ns_;  // as far as advance() has been asked to go
+    bool advancing_ = false;  // somebody is in advance()
+    int moving_level_ = 0;    // > 0: the slot of tick_ there is being spread to lower levels
     std::array<List, kLists> lists_;
     std::array<std::uint64_t, kLists / 64> used_{};  // a bit for each list: has timers
     std::vector<Chunk> chunks_;

@@ -1,0 +1,125 @@
+#include "core/blocking_pool.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <system_error>
+#include <utility>
+
+namespace perilune {
+
+static std::size_t thread_count(std::size_t asked) {
+    if (asked > 0) return asked;
+    return std::clamp<std::size_t>(std::thread::hardware_concurrency(), 1, 4);
+}
+
+BlockingPool::BlockingPool(const Options& options)
+    : max_threads_(thread_count(options.threads)),
+      max_waiting_(options.queue),
+      deterministic_(options.deterministic) {}
+
+BlockingPool::~BlockingPool() { stop(); }
+
+bool BlockingPool::submit(std::function<void()> run, std::function<void()> cancelled) {
+    std::unique_lock lock(mutex_);
+    // An idle thread's next job does not count as waiting: a queue of 0 still works.
+    const std::size_t unclaimed = waiting_.size() - std::min(waiting_.size(), idle_);
+    bool accepted = !stopping_;
+    if (accepted && !deterministic_ && waiting_.size() >= idle_ && threads_.size() < max_threads_) {
+        // Without a new thread the job may wait for an old one.
+        accepted = start_thread() || (!threads_.empty() && unclaimed < max_waiting_);
+    } else if (accepted && waiting_.size() >= idle_) {
+        accepted = unclaimed < max_waiting_;
+    }
+    if (!accepted) {
+        ++counters_.refused;
+        return false;
+    }
+    ++counters_.submitted;
+    waiting_.push_back(Job{std::move(run), std::move(cancelled)});
+    lock.unlock();
+    wake_.notify_one();
+    return true;
+}
+
+// Caller holds mutex_. The new thread counts as idle from now on.
+bool BlockingPool::start_thread() {
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool started = true;
+    try {
+        threads_.emplace_back([this] { work(); });
+        ++idle_;
+    } catch (const std::system_error&) {
+        started = false;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return started;
+}
+
+void BlockingPool::work() {
+    pthread_setname_np(pthread_self(), "perilune-block");
+    std::unique_lock lock(mutex_);
+    while (true) {
+        wake_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
+        if (waiting_.empty()) return;
+        Job job = std::move(waiting_.front());
+        waiting_.pop_front();
+        --idle_;
+        ++counters_.running;
+        lock.unlock();
+        job.run();
+        job = {};  // what it captured goes before anybody can see that it has finished
+        lock.lock();
+        --counters_.running;
+        ++counters_.finished;
+        ++idle_;
+    }
+}
+
+bool BlockingPool::run_one() {
+    std::unique_lock lock(mutex_);
+    if (!deterministic_ || waiting_.empty()) return false;
+    Job job = std::move(waiting_.front());
+    waiting_.pop_front();
+    ++counters_.running;
+    lock.unlock();
+    job.run();
+    job = {};
+    lock.lock();
+    --counters_.running;
+    ++counters_.finished;
+    return true;
+}
+
+void BlockingPool::stop() {
+    std::deque<Job> dropped;
+    std::vector<std::thread> threads;
+    {
+        const std::lock_guard lock(mutex_);
+        stopping_ = true;
+        dropped.swap(waiting_);
+        threads.swap(threads_);
+        counters_.cancelled += dropped.size();
+        counters_.threads += threads.size();
+    }
+    wake_.notify_all();
+    for (Job& job : dropped) {
+        if (job.cancelled) job.cancelled();
+        job = {};
+    }
+    for (std::thread& thread : threads) thread.join();
+}
+
+BlockingPool::Counters BlockingPool::counters() const {
+    const std::lock_guard lock(mutex_);
+    Counters counters = counters_;
+    counters.waiting = waiting_.size();
+    counters.threads += threads_.size();
+    return counters;
+}
+
+}  // namespace perilune

@@ -1,0 +1,280 @@
+#include "core/kernel.h"
+
+#include <thread>
+
+#include "core/cycles.h"
+#include "core/seeded_scheduler.h"
+#include "core/work_scheduler.h"
+
+namespace perilune {
+
+namespace {
+
+KernelOptions completed(KernelOptions options) {
+    const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    if (options.workers <= 0) options.workers = cores;
+    if (options.blocking_threads <= 0) options.blocking_threads = std::min(cores, 4);
+    return options;
+}
+
+TimerWheelOptions timer_options(const Kernel::Environment& environment) {
+    TimerWheelOptions options;
+    options.start_ns = environment.clock.now_ns();
+    options.seed = environment.random.next();
+    return options;
+}
+
+BlockingPoolOptions blocking_options(const KernelOptions& options) {
+    BlockingPoolOptions pool;
+    pool.threads = static_cast<std::size_t>(options.blocking_threads);
+    pool.queue = static_cast<std::size_t>(options.blocking_queue);
+    pool.deterministic = options.seeded;
+    return pool;
+}
+
+// Whether the limits of a mailbox apply: only to what a service may send at will. Replies,
+// timers and socket events are bounded by what the receiver itself has asked for.
+bool is_bounded(MessageKind kind) {
+    return kind == MessageKind::send || kind == MessageKind::call || kind == MessageKind::topic;
+}
+
+}  // namespace
+
+class Kernel::TimerPoster final : public TimerSink {
+  public:
+    explicit TimerPoster(Kernel& kernel) : kernel_(kernel) {}
+    void expired(Handle owner, std::uint64_t session, TimerId id, std::int64_t) override {
+        MessagePtr message = make_message(MessageKind::timer, owner, {}, session);
+        message->id = id.value;
+        (void)kernel_.post(message);
+    }
+
+  private:
+    Kernel& kernel_;
+};
+
+Kernel::Kernel(const KernelOptions& options, const Environment& environment)
+    : options_(completed(options)),
+      environment_(environment),
+      registry_(environment.random, options.node_number),
+      timers_(timer_options(environment)),
+      blocking_(blocking_options(options_)) {
+    turn_cycles_ = cycles_per_ms() * kTurnMs;
+    if (options_.seeded) {
+        scheduler_ =
+            std::make_unique<SeededScheduler>(*this, *environment.virtual_clock, options_.seed);
+    } else {
+        scheduler_ = std::make_unique<WorkScheduler>(*this);
+    }
+}
+
+Kernel::~Kernel() { stop(); }
+
+void Kernel::start() { scheduler_->start(); }
+
+void Kernel::stop() {
+    scheduler_->stop();
+    blocking_.stop();
+    // No thread runs them any more, so this one may.
+    const std::lock_guard lock(cells_mutex_);
+    for (const auto& cell : cells_) cell->actor.reset();
+}
+
+ActorCell* Kernel::create_cell(std::unique_ptr<Actor> actor) {
+    ActorCell* cell = nullptr;
+    {
+        const std::lock_guard lock(cells_mutex_);
+        if (free_cells_.empty()) {
+            cells_.push_back(std::make_unique<ActorCell>());
+            cell = cells_.back().get();
+            cell->index = static_cast<std::uint32_t>(cells_.size() - 1);
+        } else {
+            cell = free_cells_.back();
+            free_cells_.pop_back();
+        }
+    }
+    cell->finished = false;
+    cell->wants_drain.store(false);
+    cell->actor = std::move(actor);
+    cell->mailbox.open(options_.mailbox_messages, options_.mailbox_bytes);
+    return cell;
+}
+
+void Kernel::launch(ActorCell* cell) { scheduler_->schedule(cell); }
+
+Result<Handle> Kernel::add_service(ActorCell* cell, void* local, std::uint32_t max_messages) {
+    Result<Handle> handle = registry_.add(cell, local, max_messages);
+    if (handle.ok()) counters_.services_started.fetch_add(1, std::memory_order_relaxed);
+    return handle;
+}
+
+void Kernel::remove_service(Handle handle, std::string_view reason) {
+    if (!registry_.alive(handle)) return;
+    counters_.services_ended.fetch_add(1, std::memory_order_relaxed);
+    for (const Handle watcher : registry_.remove(handle)) {
+        MessagePtr message = make_message(MessageKind::down, watcher, handle, 0);
+        message->set_payload(reason);
+        (void)post(message);
+    }
+}
+
+PostResult Kernel::post(MessagePtr& message) {
+    Registry::Slot* slot = registry_.find(message->to);
+    ActorCell* cell = slot == nullptr ? nullptr : slot->cell.load();
+    if (cell == nullptr) {
+        counters_.refused_dead.fetch_add(1, std::memory_order_relaxed);
+        return PostResult::dead;
+    }
+    const bool bounded = is_bounded(message->kind);
+    const std::uint64_t weight = message->weight();
+    const std::uint32_t own_limit = slot->max_messages.load(std::memory_order_relaxed);
+    if (own_limit != 0 && !slot->load.add(weight, bounded, own_limit, options_.mailbox_bytes)) {
+        counters_.refused_overloaded.fetch_add(1, std::memory_order_relaxed);
+        return PostResult::overloaded;
+    }
+    if (!scheduler_->message_posted(static_cast<std::int64_t>(weight)) && bounded) {
+        if (own_limit != 0) slot->load.subtract(1, weight);
+        counters_.refused_overloaded.fetch_add(1, std::memory_order_relaxed);
+        return PostResult::overloaded;
+    }
+    switch (cell->mailbox.push(message, bounded)) {
+        case PushResult::queued: return PostResult::ok;
+        case PushResult::wake_actor: scheduler_->schedule(cell); return PostResult::ok;
+        case PushResult::closed:
+            scheduler_->messages_taken(static_cast<std::int64_t>(weight));
+            if (own_limit != 0) slot->load.subtract(1, weight);
+            counters_.refused_dead.fetch_add(1, std::memory_order_relaxed);
+            return PostResult::dead;
+        case PushResult::full: break;
+    }
+    scheduler_->messages_taken(static_cast<std::int64_t>(weight));
+    if (own_limit != 0) slot->load.subtract(1, weight);
+    counters_.refused_overloaded.fetch_add(1, std::memory_order_relaxed);
+    return PostResult::overloaded;
+}
+
+PostResult Kernel::post_control(MessagePtr message) {
+    Registry::Slot* slot = registry_.find(message->to);
+    ActorCell* cell = slot == nullptr ? nullptr : slot->cell.load();
+    if (cell == nullptr) return PostResult::dead;
+    switch (cell->mailbox.push_control(message)) {
+        case PushResult::queued: return PostResult::ok;
+        case PushResult::wake_actor: scheduler_->schedule(cell); return PostResult::ok;
+        default: return PostResult::dead;
+    }
+}
+
+void Kernel::refuse(MessagePtr message, CallOutcome outcome, std::string_view text) {
+    if (message->session == 0 || message->kind == MessageKind::reply ||
+        message->kind == MessageKind::failure || message->kind == MessageKind::timer ||
+        message->kind == MessageKind::socket || message->kind == MessageKind::work) {
+        if (message->kind == MessageKind::send) {
+            counters_.dead_letters.fetch_add(1, std::memory_order_relaxed);
+        } else if (message->kind == MessageKind::reply || message->kind == MessageKind::failure) {
+            counters_.late_replies.fetch_add(1, std::memory_order_relaxed);
+        }
+        return;
+    }
+    message->set_payload(text);
+    answer(std::move(message), MessageKind::failure, outcome);
+}
+
+void Kernel::answer(MessagePtr message, MessageKind kind, CallOutcome outcome) {
+    if (outcome != CallOutcome::ok && outcome != CallOutcome::error) {
+        counters_.calls_failed.fetch_add(1, std::memory_order_relaxed);
+    }
+    std::swap(message->to, message->from);
+    message->kind = kind;
+    message->detail = static_cast<std::uint8_t>(outcome);
+    if (post(message) != PostResult::ok) {
+        counters_.late_replies.fetch_add(1, std::memory_order_relaxed);
+    }
+}
+
+TimerId Kernel::add_timer(OwnerTimers& owner, std::uint64_t session, std::int64_t due_ns,
+                          std::int64_t period_ns) {
+    const TimerId id = timers_.add(owner, session, due_ns, period_ns);
+    scheduler_->timer_added(due_ns);
+    return id;
+}
+
+void Kernel::advance_timers() {
+    const std::int64_t now = now_ns();
+    if (timers_.next_due_ns() > now) return;
+    TimerPoster poster(*this);
+    timers_.advance(now, poster);
+}
+
+bool Kernel::run_blocking(std::function<void(Message& done)> work, MessagePtr done) {
+    // std::function wants to be copyable, so the message travels in a shared holder.
+    auto holder = std::make_shared<MessagePtr>(std::move(done));
+    return blocking_.submit(
+        [this, holder, work = std::move(work)] {
+            work(**holder);
+            (void)post(*holder);
+        },
+        [this, holder] {
+            (*holder)->drop_payload();
+            (*holder)->detail = static_cast<std::uint8_t>(CallOutcome::cancelled);
+            (void)post(*holder);
+        });
+}
+
+Kernel::TurnEnd Kernel::run_turn(ActorCell* cell, std::uint64_t began_at,
+                                 std::atomic<std::uint64_t>& serial, TurnStats& stats) {
+    Mailbox& mailbox = cell->mailbox;
+    Actor& actor = *cell->actor;
+    // Only this thread writes the serial; the watchdog reads it.
+    std::uint64_t dispatch = serial.load(std::memory_order_relaxed);
+    std::int64_t taken_bytes = 0;
+    int messages = 0;
+    actor.turn_begins();
+    while (!cell->finished) {
+        MessagePtr message;
+        if (mailbox.has_control()) message = mailbox.pop_control();
+        if (message == nullptr) {
+            message = mailbox.pop();
+            if (message == nullptr) break;
+            taken_bytes += static_cast<std::int64_t>(message->weight());
+        }
+        serial.store(++dispatch, std::memory_order_release);
+        actor.receive(std::move(message));
+        serial.store(++dispatch, std::memory_order_release);
+        if (++messages == kTurnMessages) break;
+        if (began_at != 0 && messages % 4 == 0 && cycles_now() - began_at > turn_cycles_) break;
+    }
+    actor.turn_ends();
+    if (on_turn_end_) on_turn_end_();
+    mailbox.settle();
+    if (taken_bytes != 0) scheduler_->messages_taken(taken_bytes);
+    stats.messages = messages;
+    stats.ended_at = began_at == 0 ? 0 : cycles_now();
+    if (cell->finished) {
+        bury(cell);
+        return TurnEnd::buried;
+    }
+    if (cell->wants_drain.load(std::memory_order_relaxed) && !mailbox.half_full() &&
+        cell->wants_drain.exchange(false) && on_drained_) {
+        on_drained_(cell);
+    }
+    return mailbox.try_idle() ? TurnEnd::idle : TurnEnd::again;
+}
+
+void Kernel::bury(ActorCell* cell) {
+    cell->mailbox.close();
+    std::int64_t bytes = 0;
+    while (MessagePtr message = cell->mailbox.pop()) {
+        bytes += static_cast<std::int64_t>(message->weight());
+        refuse(std::move(message), CallOutcome::dead);
+    }
+    while (MessagePtr message = cell->mailbox.pop_control()) {
+        refuse(std::move(message), CallOutcome::dead);
+    }
+    cell->mailbox.settle();
+    scheduler_->messages_taken(bytes);
+    cell->actor.reset();
+    const std::lock_guard lock(cells_mutex_);
+    free_cells_.push_back(cell);
+}
+
+}  // namespace perilune

@@ -1,0 +1,109 @@
+#include "core/seeded_scheduler.h"
+
+#include "core/kernel.h"
+
+namespace perilune {
+
+namespace {
+thread_local const SeededScheduler* current_scheduler = nullptr;
+}  // namespace
+
+SeededScheduler::SeededScheduler(Kernel& kernel, VirtualClock& clock, std::uint64_t seed)
+    : kernel_(kernel), clock_(clock), random_(seed) {}
+
+SeededScheduler::~SeededScheduler() { stop(); }
+
+void SeededScheduler::start() {
+    thread_ = std::thread([this] { run(); });
+}
+
+void SeededScheduler::stop() {
+    if (!thread_.joinable()) return;
+    {
+        const std::lock_guard lock(mutex_);
+        stopping_ = true;
+        signal_.notify_one();
+    }
+    thread_.join();
+}
+
+void SeededScheduler::schedule(ActorCell* cell) {
+    if (on_worker()) {
+        runnable_.push_back(cell);
+        return;
+    }
+    const std::lock_guard lock(mutex_);
+    injected_.push_back(cell);
+    signal_.notify_one();
+}
+
+bool SeededScheduler::message_posted(std::int64_t bytes) {
+    if (mailbox_bytes_.load() >= static_cast<std::int64_t>(kernel_.options().node_mailbox_bytes)) {
+        return false;
+    }
+    mailbox_bytes_.fetch_add(bytes);
+    return true;
+}
+
+void SeededScheduler::messages_taken(std::int64_t bytes) { mailbox_bytes_.fetch_sub(bytes); }
+
+void SeededScheduler::timer_added(std::int64_t) {
+    if (on_worker()) return;
+    const std::lock_guard lock(mutex_);
+    signal_.notify_one();
+}
+
+bool SeededScheduler::on_worker() const { return current_scheduler == this; }
+
+void SeededScheduler::run() {
+    current_scheduler = this;
+    for (;;) {
+        {
+            std::unique_lock lock(mutex_);
+            runnable_.insert(runnable_.end(), injected_.begin(), injected_.end());
+            injected_.clear();
+            if (stopping_) break;
+        }
+        if (step()) continue;
+        std::unique_lock lock(mutex_);
+        signal_.wait(lock, [&] {
+            return stopping_ || !injected_.empty() || kernel_.timers().next_due_ns() != INT64_MAX;
+        });
+    }
+    current_scheduler = nullptr;
+}
+
+bool SeededScheduler::step() {
+    if (!runnable_.empty()) {
+        const std::size_t chosen = random_.below(runnable_.size());
+        ActorCell* cell = runnable_[chosen];
+        runnable_[chosen] = runnable_.back();
+        runnable_.pop_back();
+        Kernel::TurnStats stats;
+        // No limit of time: how fast this machine is must not change the order.
+        const Kernel::TurnEnd end = kernel_.run_turn(cell, 0, serial_, stats);
+        turns_.fetch_add(1);
+        messages_.fetch_add(stats.messages);
+        if (end == Kernel::TurnEnd::again) runnable_.push_back(cell);
+        return true;
+    }
+    if (kernel_.blocking().run_one()) return true;
+    for (const std::function<bool()>& source : sources_) {
+        if (source()) return true;
+    }
+    const std::int64_t due = kernel_.timers().next_due_ns();
+    if (due == INT64_MAX) return false;
+    clock_.advance_to(due);
+    kernel_.advance_timers();
+    return true;
+}
+
+SchedulerCounters SeededScheduler::counters() const {
+    SchedulerCounters sum;
+    sum.turns = turns_.load();
+    sum.messages = messages_.load();
+    sum.workers = 1;
+    return sum;
+}
+
+}  // namespace perilune

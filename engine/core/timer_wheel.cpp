@@ -1,0 +1,420 @@
+// DESIGN
+//
+// A tick is a millisecond, counted from the clock's zero. Which list a timer is in depends on
+// the highest group of bits in which its tick differs from the current one, tick_: the lowest
+// 8 bits choose among the lists of level 0, each of which is a single tick; each level above
+// takes 6 more bits. When tick_ reaches the beginning of a list of a higher level, its timers
+// are spread over the levels below; they keep their order, and everything that is added for
+// the same ticks afterwards comes behind them. That is why timers of a tick expire in the
+// order of adding. (Levels chosen by the length of the delay instead, as in the old Linux
+// wheel, would not keep it.)
+//
+// Only lists at or after tick_ have timers, so the first one to handle is the first set bit of
+// the lowest level that has any. Empty stretches are jumped over.
+//
+// The mutex is let go between two batches of a long list. Two things make that harmless. A
+// list of level 0 is taken from its front, and nothing is added to it once its tick has come.
+// While a list of a higher level is being spread (moving_level_), what is added for its ticks
+// goes to its own end.
+//
+// Ids: a slot's number and generation. The timers themselves live in chunks that are given
+// back when no timer is left in them; generations stay. Free slots queue up.
+#include "core/timer_wheel.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdio>
+#include <cstdlib>
+
+#include "core/clock.h"
+#include "core/random.h"
+
+namespace perilune {
+
+struct TimerWheel::Timer {
+    std::int64_t due_ns;
+    std::int64_t period_ns;  // 0: once
+    std::uint64_t session;
+    OwnerTimers* owner;
+    std::uint32_t next;  // in its list of the wheel
+    std::uint32_t previous;
+    std::uint32_t owner_next;
+    std::uint32_t owner_previous;
+    std::uint16_t list;
+    bool in_flight;  // repeats, and a callback is being handed out
+};
+
+struct TimerWheel::Slot {
+    std::uint32_t generation : 31;  // of the timer in it, or of the next one
+    std::uint32_t live : 1;
+    std::uint32_t next_free;
+};
+
+struct TimerWheel::Chunk {
+    std::unique_ptr<Slot[]> slots;
+    std::unique_ptr<Timer[]> timers;  // null while live is 0, or nearly always
+    std::uint32_t live = 0;
+};
+
+struct TimerWheel::Expired {
+    Handle owner;
+    std::uint64_t session;
+    TimerId id;
+    std::int64_t due_ns;
+    bool repeats;
+};
+
+OwnerTimers::~OwnerTimers() {
+    if (first_ == kNone) return;
+    std::fprintf(stderr, "perilune: an owner of %u timers was destroyed\n", count_);
+    std::abort();
+}
+
+static std::int64_t tick_at(std::int64_t time_ns) {
+    return std::max<std::int64_t>(time_ns, 0) / kNsPerMs;
+}
+
+static std::int64_t first_tick_from(std::int64_t time_ns) {
+    return tick_at(time_ns) + (time_ns > 0 && time_ns % kNsPerMs != 0 ? 1 : 0);
+}
+
+TimerWheel::TimerWheel(const Options& options)
+    : seed_(options.seed),
+      max_slots_(std::min(options.slots, kMaxSlots)),
+      min_free_(options.free_slots),
+      generations_(std::clamp(options.generations, 1u, kMaxGeneration)),
+      tick_(tick_at(options.start_ns)),
+      target_ns_(options.start_ns),
+      next_due_ns_(INT64_MAX) {
+    static_assert(sizeof(Timer) + sizeof(Slot) <= 64, "a timer takes at most 64 bytes");
+}
+
+TimerWheel::~TimerWheel() = default;
+
+std::int64_t TimerWheel::due_after(std::int64_t now_ns, std::int64_t delay_ms) {
+    if (delay_ms <= 0) return now_ns;
+    std::int64_t due_ns;
+    if (__builtin_mul_overflow(delay_ms, kNsPerMs, &due_ns)) return INT64_MAX;
+    if (__builtin_add_overflow(due_ns, now_ns, &due_ns)) return INT64_MAX;
+    return due_ns;
+}
+
+// --- slots ---
+
+TimerWheel::Timer& TimerWheel::timer(std::uint32_t index) {
+    return chunks_[index / kChunkSize].timers[index % kChunkSize];
+}
+
+TimerWheel::Slot& TimerWheel::slot(std::uint32_t index) {
+    return chunks_[index / kChunkSize].slots[index % kChunkSize];
+}
+
+std::uint32_t TimerWheel::first_generation(std::uint32_t index) const {
+    std::uint64_t state = seed_ + index;
+    return 1 + static_cast<std::uint32_t>(splitmix64(state) % generations_);
+}
+
+// A slot for a timer, or kNone.
+std::uint32_t TimerWheel::take_slot() {
+    std::uint32_t index = kNone;
+    if (slots_made_ < max_slots_ && free_count_ <= min_free_) {
+        index = slots_made_++;
+        if (index / kChunkSize == chunks_.size()) {
+            chunks_.push_back(Chunk{std::make_unique<Slot[]>(kChunkSize), nullptr});
+        }
+        slot(index).generation = first_generation(index);
+    } else if (free_count_ > 0) {
+        index = free_.first;
+        free_.first = slot(index).next_free;
+        --free_count_;
+    } else {
+        return kNone;
+    }
+    Chunk& chunk = chunks_[index / kChunkSize];
+    if (chunk.timers == nullptr && spare_chunks_.empty()) {
+        chunk.timers = std::make_unique_for_overwrite<Timer[]>(kChunkSize);
+    } else if (chunk.timers == nullptr) {
+        chunk.timers = std::move(spare_chunks_.back());
+        spare_chunks_.pop_back();
+    }
+    ++chunk.live;
+    slot(index).live = 1;
+    return index;
+}
+
+void TimerWheel::free_slot(std::uint32_t index) {
+    Chunk& chunk = chunks_[index / kChunkSize];
+    if (--chunk.live == 0) {
+        if (spare_chunks_.size() < kSpareChunks) spare_chunks_.push_back(std::move(chunk.timers));
+        chunk.timers.reset();
+    }
+    Slot& freed = slot(index);
+    freed.live = 0;
+    freed.generation = freed.generation == generations_ ? 1 : freed.generation + 1;
+    if (freed.generation == first_generation(index)) {
+        ++counters_.retired;
+        return;
+    }
+    if (free_count_++ == 0) {
+        free_.first = index;
+    } else {
+        slot(free_.last).next_free = index;
+    }
+    free_.last = index;
+}
+
+// --- lists ---
+
+// The list of `level` that `tick` belongs to.
+std::uint32_t TimerWheel::list_index(int level, std::int64_t tick) {
+    if (level == 0) return static_cast<std::uint32_t>(tick) & ((1u << kFirstBits) - 1);
+    const int shift = kFirstBits + kBits * (level - 1);
+    const std::uint32_t digit = static_cast<std::uint32_t>(tick >> shift) & ((1u << kBits) - 1);
+    return (1u << kFirstBits) + static_cast<std::uint32_t>(level - 1) * (1u << kBits) + digit;
+}
+
+// The list for `tick` >= tick_, seen from tick_.
+std::uint32_t TimerWheel::list_for(std::int64_t tick) const {
+    const std::uint64_t difference = static_cast<std::uint64_t>(tick ^ tick_);
+    if (difference >> kFirstBits == 0) return list_index(0, tick);
+    const int highest_bit = 63 - std::countl_zero(difference);
+    return list_index((highest_bit - kFirstBits) / kBits + 1, tick);
+}
+
+void TimerWheel::append(std::uint32_t list_number, std::uint32_t index) {
+    List& list = lists_[list_number];
+    Timer& added = timer(index);
+    added.list = static_cast<std::uint16_t>(list_number);
+    added.next = kNone;
+    added.previous = list.last;
+    if (list.last == kNone) {
+        list.first = index;
+        used_[list_number / 64] |= std::uint64_t{1} << (list_number % 64);
+    } else {
+        timer(list.last).next = index;
+    }
+    list.last = index;
+}
+
+// Puts a timer with its due time set, but in no list, where it belongs.
+void TimerWheel::schedule(std::uint32_t index) {
+    const std::int64_t tick = std::max(first_tick_from(timer(index).due_ns), tick_ + 1);
+    std::uint32_t list = list_for(tick);
+    if (moving_level_ > 0) {
+        const int shift = kFirstBits + kBits * (moving_level_ - 1);
+        if (tick >> shift == tick_ >> shift) list = list_index(moving_level_, tick_);
+    }
+    append(list, index);
+    const std::int64_t due_ns = tick > INT64_MAX / kNsPerMs ? INT64_MAX : tick * kNsPerMs;
+    if (due_ns < next_due_ns_.load()) publish_next_due();
+}
+
+void TimerWheel::unlink(std::uint32_t index) {
+    const Timer& removed = timer(index);
+    List& list = lists_[removed.list];
+    if (removed.previous == kNone) {
+        list.first = removed.next;
+    } else {
+        timer(removed.previous).next = removed.next;
+    }
+    if (removed.next == kNone) {
+        list.last = removed.previous;
+    } else {
+        timer(removed.next).previous = removed.previous;
+    }
+    if (list.first == kNone) used_[removed.list / 64] &= ~(std::uint64_t{1} << (removed.list % 64));
+}
+
+// Ends a timer that is in no list of the wheel any more.
+void TimerWheel::remove(std::uint32_t index) {
+    const Timer& removed = timer(index);
+    OwnerTimers& owner = *removed.owner;
+    if (removed.owner_previous == kNone) {
+        owner.first_ = removed.owner_next;
+    } else {
+        timer(removed.owner_previous).owner_next = removed.owner_next;
+    }
+    if (removed.owner_next != kNone) {
+        timer(removed.owner_next).owner_previous = removed.owner_previous;
+    }
+    --owner.count_;
+    --counters_.waiting;
+    free_slot(index);
+}
+
+// The first list that has timers; false when none has.
+bool TimerWheel::find_first(Place& place) const {
+    if (moving_level_ > 0) {
+        place = {moving_level_, list_index(moving_level_, tick_), tick_};
+        return true;
+    }
+    for (std::uint32_t word = 0; word < used_.size(); ++word) {
+        if (used_[word] == 0) continue;
+        const std::uint32_t list =
+            word * 64 + static_cast<std::uint32_t>(std::countr_zero(used_[word]));
+        if (list < 1u << kFirstBits) {
+            const std::int64_t block = tick_ >> kFirstBits << kFirstBits;
+            place = {0, list, block + list};
+            return true;
+        }
+        const int level = static_cast<int>((list - (1u << kFirstBits)) >> kBits) + 1;
+        const int shift = kFirstBits + kBits * (level - 1);
+        const std::int64_t block = tick_ >> (shift + kBits) << (shift + kBits);
+        place = {level, list, block + (std::int64_t{list & ((1u << kBits) - 1)} << shift)};
+        return true;
+    }
+    return false;
+}
+
+void TimerWheel::publish_next_due() {
+    Place place;
+    std::int64_t due_ns = INT64_MAX;
+    if (find_first(place) && place.tick <= INT64_MAX / kNsPerMs) due_ns = place.tick * kNsPerMs;
+    if (due_ns != next_due_ns_.load()) next_due_ns_.store(due_ns);
+}
+
+// --- what others call ---
+
+TimerId TimerWheel::add(OwnerTimers& owner, std::uint64_t session, std::int64_t due_ns,
+                        std::int64_t period_ns) {
+    const std::lock_guard lock(mutex_);
+    const std::uint32_t index = take_slot();
+    if (index == kNone) {
+        ++counters_.refused;
+        return {};
+    }
+    Timer& added = timer(index);
+    added.due_ns = due_ns;
+    added.period_ns = std::max<std::int64_t>(period_ns, 0);
+    added.session = session;
+    added.owner = &owner;
+    added.in_flight = false;
+    added.owner_previous = kNone;
+    added.owner_next = owner.first_;
+    if (owner.first_ != kNone) timer(owner.first_).owner_previous = index;
+    owner.first_ = index;
+    ++owner.count_;
+    ++counters_.added;
+    ++counters_.waiting;
+    schedule(index);
+    return TimerId::make(index, slot(index).generation);
+}
+
+bool TimerWheel::cancel(TimerId id, const OwnerTimers* owner) {
+    const std::lock_guard lock(mutex_);
+    const std::uint32_t index = id.slot();
+    if (id.node() != 0 || index >= slots_made_) return false;
+    const Slot& found = slot(index);
+    if (!found.live || found.generation != id.generation()) return false;
+    if (owner != nullptr && timer(index).owner != owner) return false;
+    const bool in_flight = timer(index).in_flight;
+    unlink(index);
+    const std::uint16_t list = timer(index).list;
+    remove(index);
+    ++counters_.cancelled;
+    if (lists_[list].first == kNone) publish_next_due();
+    return !in_flight;
+}
+
+std::size_t TimerWheel::cancel_all(OwnerTimers& owner) {
+    std::size_t count = 0;
+    std::unique_lock lock(mutex_);
+    while (owner.first_ != kNone) {
+        for (std::uint32_t i = 0; i < kMoveBatch && owner.first_ != kNone; ++i) {
+            const std::uint32_t index = owner.first_;
+            unlink(index);
+            remove(index);
+            ++counters_.cancelled;
+            ++count;
+        }
+        publish_next_due();
+        if (owner.first_ == kNone) break;
+        lock.unlock();
+        lock.lock();
+    }
+    return count;
+}
+
+// Moves timers of the list at `place`, which begins at tick_, to lower levels.
+void TimerWheel::spread(const Place& place) {
+    const List& list = lists_[place.list];
+    for (std::uint32_t i = 0; i < kMoveBatch && list.first != kNone; ++i) {
+        const std::uint32_t index = list.first;
+        unlink(index);
+        append(list_for(std::max(first_tick_from(timer(index).due_ns), tick_)), index);
+    }
+    moving_level_ = list.first == kNone ? 0 : place.level;
+}
+
+// Takes timers off the list at `place`, whose tick is tick_, into `batch`. Returns how many.
+std::uint32_t TimerWheel::take_expired(const Place& place, Expired* batch) {
+    const List& list = lists_[place.list];
+    std::uint32_t count = 0;
+    for (; count < kBatch && list.first != kNone; ++count) {
+        const std::uint32_t index = list.first;
+        Timer& due = timer(index);
+        batch[count] = {due.owner->owner_, due.session,
+                        TimerId::make(index, slot(index).generation), due.due_ns,
+                        due.period_ns > 0};
+        unlink(index);
+        if (due.period_ns == 0) {
+            remove(index);
+            continue;
+        }
+        due.in_flight = true;
+        // The first repetition after now: target_ns_ >= due_ns, as the timer has expired.
+        const std::int64_t missed = (target_ns_ - due.due_ns) / due.period_ns;
+        const std::int64_t last_ns = due.due_ns + missed * due.period_ns;
+        if (__builtin_add_overflow(last_ns, due.period_ns, &due.due_ns)) due.due_ns = INT64_MAX;
+        schedule(index);
+    }
+    counters_.expired += count;
+    return count;
+}
+
+std::size_t TimerWheel::advance(std::int64_t now_ns, TimerSink& sink) {
+    Expired batch[kBatch];
+    std::size_t total = 0;
+    std::unique_lock lock(mutex_);
+    target_ns_ = std::max(target_ns_, now_ns);
+    if (advancing_) return 0;
+    advancing_ = true;
+    Place place;
+    while (find_first(place) && place.tick <= tick_at(target_ns_)) {
+        tick_ = place.tick;
+        if (place.level > 0) {
+            spread(place);
+            publish_next_due();
+            if (moving_level_ == 0) continue;
+            lock.unlock();  // others get their turn
+            lock.lock();
+            continue;
+        }
+        const std::uint32_t count = take_expired(place, batch);
+        publish_next_due();
+        lock.unlock();
+        bool any_repeats = false;
+        for (std::uint32_t i = 0; i < count; ++i) {
+            sink.expired(batch[i].owner, batch[i].session, batch[i].id, batch[i].due_ns);
+            any_repeats |= batch[i].repeats;
+        }
+        total += count;
+        lock.lock();
+        for (std::uint32_t i = 0; any_repeats && i < count; ++i) {
+            if (!batch[i].repeats) continue;
+            const std::uint32_t index = batch[i].id.slot();
+            const bool same = slot(index).generation == batch[i].id.generation();
+            if (same && slot(index).live) timer(index).in_flight = false;
+        }
+    }
+    tick_ = std::max(tick_, tick_at(target_ns_));
+    advancing_ = false;
+    return total;
+}
+
+TimerWheel::Counters TimerWheel::counters() const {
+    const std::lock_guard lock(mutex_);
+    return counters_;
+}
+
+}  // namespace perilune
