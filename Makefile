@@ -12,7 +12,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 # ---- set-up: before anything is compiled, Debian's packages and 3rd/ must be there ----
 
-WITHOUT_SETUP := help clean distclean packages lint format lint-% bench-%
+WITHOUT_SETUP := help clean distclean packages lint format bench-smoke asan tsan test
 GOALS := $(or $(MAKECMDGOALS),$(.DEFAULT_GOAL))
 ifneq ($(filter-out $(WITHOUT_SETUP),$(GOALS)),)
 include build/3rd/flags.mk
@@ -115,17 +115,18 @@ LAUNCH_tsan := $(shell setarch -R true 2>/dev/null && echo setarch -R)
 TEST_ENVIRONMENT := UBSAN_OPTIONS=print_stacktrace=1 PERILUNE_BUILD=$(B) \
 	TSAN_OPTIONS="halt_on_error=1 second_deadlock_stack=1 $$TSAN_OPTIONS"
 
-test: test-packages ## installs what is missing, builds, and runs all tests
-	@$(MAKE) test-core test-lua
+test: ## installs what is missing, builds, and runs all tests
+	@3rd/install build test
+	@$(MAKE) test-programs
+	@failed=0; $(MAKE) test-core || failed=1; $(MAKE) test-lua || failed=1; exit $$failed
 
-test-packages:
-	@3rd/install test
+test-programs: build $(CORE_TESTS)
+	@:
 
 test-core: $(CORE_TESTS)
 	@$(if $<,$(TEST_ENVIRONMENT) $(LAUNCH_$(MODE)) $< --gtest_brief=1)
 
-# After test-core also with -j: some tests look at the clock.
-test-lua: build | test-core
+test-lua: build
 	@$(if $(and $(NODE),$(LUA_TESTS)),\
 		$(TEST_ENVIRONMENT) $(LAUNCH_$(MODE)) $(NODE) test $(LUA_TESTS))
 
@@ -188,5 +189,5 @@ help:
 		while IFS='|' read -r goal text; do printf '%-20s %s\n' "$$goal" "$$text"; done
 
 FORCE:
-.PHONY: FORCE build run test test-packages test-core test-lua asan tsan bench bench-smoke soak \
+.PHONY: FORCE build run test test-programs test-core test-lua asan tsan bench bench-smoke soak \
 	lint format docs install packages clean distclean help
