@@ -23,15 +23,13 @@ BlockingPool::~BlockingPool() { stop(); }
 
 bool BlockingPool::submit(std::function<void()> run, std::function<void()> cancelled) {
     std::unique_lock lock(mutex_);
-    // An idle thread's next job does not count as waiting: a queue of 0 still works.
-    const std::size_t unclaimed = waiting_.size() - std::min(waiting_.size(), idle_);
     bool accepted = !stopping_;
-    if (accepted && !deterministic_ && waiting_.size() >= idle_ && threads_.size() < max_threads_) {
-        // Without a new thread the job may wait for an old one.
-        accepted = start_thread() || (!threads_.empty() && unclaimed < max_waiting_);
-    } else if (accepted && waiting_.size() >= idle_) {
-        accepted = unclaimed < max_waiting_;
+    if (accepted && !deterministic_) {
+        if (waiting_.size() >= idle_ && threads_.size() < max_threads_) start_thread();
+        accepted = !threads_.empty();
     }
+    // A job that an idle thread is about to take does not count: a queue of 0 works.
+    accepted = accepted && (waiting_.size() < idle_ || waiting_.size() - idle_ < max_waiting_);
     if (!accepted) {
         ++counters_.refused;
         return false;
@@ -44,20 +42,17 @@ bool BlockingPool::submit(std::function<void()> run, std::function<void()> cance
 }
 
 // Caller holds mutex_. The new thread counts as idle from now on.
-bool BlockingPool::start_thread() {
+void BlockingPool::start_thread() {
     sigset_t all;
     sigset_t before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    bool started = true;
     try {
         threads_.emplace_back([this] { work(); });
         ++idle_;
-    } catch (const std::system_error&) {
-        started = false;
+    } catch (const std::system_error&) {  // out of threads: those that run must do
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    return started;
 }
 
 void BlockingPool::work() {

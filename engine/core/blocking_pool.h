@@ -53,7 +53,7 @@ class BlockingPool {
     // and always when the pool has threads.
     bool run_one();
 
-    // Refuses new jobs, cancels the waiting ones on this thread, waits for the running ones
+    // Final: refuses new jobs, cancels the waiting ones on this thread, waits for the running ones
     // however long they take. Calling it again does nothing.
     void stop();
 
@@ -65,7 +65,7 @@ class BlockingPool {
         std::function<void()> cancelled;
     };
 
-    bool start_thread();
+    void start_thread();
     void work();
 
     const std::size_t max_threads_;
