@@ -40,7 +40,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "page_pool.h"
+#include "lua/page_pool.h"
 
 namespace perilune {
 
@@ -62,8 +62,7 @@ class Arena {
     // A lua_Alloc; `arena` is the Arena. Blocks are aligned to 8 bytes. `old_size` must be what
     // the block was asked for. Null for new_size 0, for a huge request over the limit,
     // and when the pool has none.
-    static void* lua_allocate(void* arena, void* block, std::size_t old_size,
-                              std::size_t new_size);
+    static void* lua_allocate(void* arena, void* block, std::size_t old_size, std::size_t new_size);
 
     // Bytes in live blocks, as asked for: what collectgarbage("count") says, without machine code.
     std::size_t used() const { return used_; }
@@ -83,9 +82,7 @@ class Arena {
     void rearm();
 
     // True when `bytes` more stay within the limit. For C functions that allocate in a loop.
-    bool has_room(std::size_t bytes) const {
-        return used_ <= limit_ && bytes <= limit_ - used_;
-    }
+    bool has_room(std::size_t bytes) const { return used_ <= limit_ && bytes <= limit_ - used_; }
 
     // Huge requests that got NULL because of the limit, ever.
     std::uint64_t refused() const { return refused_; }
@@ -99,11 +96,90 @@ class Arena {
     void trim();
 
   private:
-    // (filled in with the implementation)
-    PagePool* const pool_;
+#ifdef PERILUNE_ASAN
+    struct Checked;
+    void* allocate_checked(void* block, std::size_t old_size, std::size_t new_size);
+#else
+    // The start of free memory. `bytes` is there in runs of the bins alone: the blocks of a free
+    // list have one size, and one of 8 bytes has no room for it.
+    struct Free {
+        Free* next;
+        std::size_t bytes;
+    };
+    // The start of a span, before a large block.
+    struct Large {
+        Large* next;
+        Large** link;       // what points to this one
+        std::size_t bytes;  // of the block, without this header
+    };
+
+    static constexpr std::size_t kSmallClasses = 64;  // 8, 16, ... 512 bytes
+    static constexpr std::size_t kBins = 28;          // from 512 bytes to 64 KiB, four an octave
+
+    static Large* large_of(void* block);
+    void* allocate(std::size_t size);
+    void* reallocate(char* block, std::size_t old_size, std::size_t new_size);
+    void* take(std::size_t size);
+    void give(void* block, std::size_t size);
+    void add_free(void* memory, std::size_t bytes);
+
+    void* take_small_slowly(std::size_t bytes);
+    void* take_medium(std::size_t bytes);
+    char* cut(std::size_t bytes);
+    char* take_run(std::size_t bytes);
+    char* split_run(Free** link, std::size_t bin, std::size_t bytes);
+    bool refill_from_free(std::size_t bytes);
+    bool refill_from_chunk(std::size_t bytes);
+    void retire_bump();
+    void advance_fresh(std::size_t bytes);
+    bool add_chunk();
+
+    void set_trim_mark();
+    bool is_consolidation_due();
+    bool consolidate(bool release);
+    void mark_free_blocks(std::uint64_t* bits);
+    void collect_runs(const std::uint64_t* bits, bool release);
+
+    void* take_large(std::size_t size);
+    void give_large(Large* large);
+    void link_large(Large* large);
+    void unlink_large(Large* large);
+    void* reallocate_large(void* block, std::size_t old_size, std::size_t new_size);
+#endif
+    bool is_refused(std::size_t old_size, std::size_t new_size);
+    void count(std::size_t old_size, std::size_t new_size);
+    void fire();
+
+    // Read or written by every allocation.
     std::size_t used_ = 0;
+    std::int64_t* charge_ = &uncharged_;
+    std::size_t alarm_ = kNoLimit;  // fires when used_ is over it: the limit, or none if disarmed
+#ifndef PERILUNE_ASAN
+    std::size_t trim_below_ = 0;
+    char* bump_ = nullptr;  // memory to cut blocks from, in order
+    char* bump_end_ = nullptr;
+    Free* small_[kSmallClasses + 1] = {};  // by bytes / 8
+
+    Free* bins_[kBins] = {};
+    std::uint32_t bin_mask_ = 0;  // which bins are not empty
+    char* fresh_ = nullptr;       // the end of the newest chunk, not used by this VM yet
+    char* fresh_end_ = nullptr;
+    Chunk* chunks_ = nullptr;
+    Large* large_ = nullptr;
+    std::size_t large_bytes_ = 0;  // part of used_
+    std::size_t owned_ = 0;        // bytes of chunks below fresh_
+    std::size_t least_free_ = 0;   // of owned_, since the last consolidation
+#else
+    Checked* blocks_ = nullptr;
+#endif
+
+    PagePool* const pool_;
     std::size_t limit_ = kNoLimit;
+    bool armed_ = true;
+    OverLimit over_limit_ = nullptr;
+    void* over_limit_context_ = nullptr;
     std::uint64_t refused_ = 0;
+    std::int64_t uncharged_ = 0;
 };
 
 }  // namespace perilune

@@ -22,8 +22,9 @@
 
 namespace perilune {
 
-inline constexpr std::size_t kPageSize = 4096;        // of the system; the unit of RSS
-inline constexpr std::size_t kChunkSize = 64 * 1024;  // the unit of the pool, and its alignment
+inline constexpr std::size_t kPageSize = 4096;         // of the system; the unit of RSS
+inline constexpr std::size_t kChunkSize = 64 * 1024;   // the unit of the pool, and its alignment
+inline constexpr std::size_t kSmallChunk = 40 * 1024;  // an idle isolated VM is under this
 
 // The start of each chunk that an arena holds.
 struct Chunk {
@@ -35,7 +36,8 @@ struct Chunk {
 class PagePool {
   public:
     struct Options {
-        std::uintptr_t base = 0;  // where to reserve, a multiple of 64 KiB; 0: where the system likes
+        std::uintptr_t base =
+            0;  // where to reserve, a multiple of 64 KiB; 0: where the system likes
         std::size_t reserve_bytes = std::size_t{64} << 30;  // addresses, not memory; see create
         std::size_t warm_bytes = std::size_t{8} << 20;  // kept of freed chunks, and of freed spans
     };
@@ -54,11 +56,13 @@ class PagePool {
     PagePool(const PagePool&) = delete;
     PagePool& operator=(const PagePool&) = delete;
 
-    // A chunk of kChunkSize bytes, aligned to its size, with a fresh header; the rest holds
-    // anything. Null when the reservation is used up or the system has no memory.
-    Chunk* take_chunk();
+    // A chunk of kChunkSize bytes, aligned to its size; `touched` says what of it is resident,
+    // `next` is null, the rest holds anything. The first chunk of a VM is never one that came
+    // back with more than kSmallChunk touched, so that small VMs stay small after a large one
+    // died. Null when the reservation is used up or the system has no memory.
+    Chunk* take_chunk(bool first);
 
-    // Takes back a list of chunks, linked by `next`. `touched` must be true.
+    // Takes back a list of chunks, linked by `next`; `touched` tells how much to keep warm.
     void give_chunks(Chunk* list);
 
     // A span of `bytes` rounded up to whole chunks, aligned to kChunkSize, holding anything.
@@ -98,7 +102,8 @@ class PagePool {
 
     PagePool(std::uintptr_t reservation, std::size_t bytes, const Options& options);
     static bool commit(Zone* zone, std::uintptr_t until);
-    void insert_free_span(std::uintptr_t address, std::size_t bytes, bool warm);
+    void* take_span_locked(std::size_t bytes);
+    void give_span_locked(std::uintptr_t address, std::size_t bytes, bool warm);
     void purge_spans();
 
     const std::uintptr_t reservation_;
@@ -109,7 +114,8 @@ class PagePool {
     // All below: guarded by mutex_.
     Zone chunk_zone_;
     Zone span_zone_;
-    Chunk* warm_chunks_ = nullptr;  // last in, first out: most recently used is warmest
+    Chunk* warm_small_ = nullptr;  // last in, first out: the most recently used is the warmest
+    Chunk* warm_full_ = nullptr;   // those with more than kSmallChunk touched
     std::vector<std::uintptr_t> cold_chunks_;
     FreeSpans free_spans_;  // by address, neighbours joined
     std::size_t warm_chunk_bytes_ = 0;
@@ -117,6 +123,7 @@ class PagePool {
     std::size_t chunks_used_ = 0;
     std::size_t span_bytes_used_ = 0;
     std::size_t returned_bytes_ = 0;
+    bool moved_ = false;  // mremap has split the mapping since purge_spans
 };
 
 }  // namespace perilune
