@@ -112,7 +112,7 @@ class Kernel {
     // `period_ns` from then on, if that is not 0). An empty id: too many timers.
     TimerId add_timer(OwnerTimers& owner, std::uint64_t session, std::int64_t due_ns,
                       std::int64_t period_ns = 0);
-    bool cancel_timer(OwnerTimers& owner, TimerId timer) { return timers_.cancel(owner, timer); }
+    bool cancel_timer(OwnerTimers& owner, TimerId timer) { return timers_.cancel(timer, &owner); }
     // Posts what is due. The thread that polls.
     void advance_timers();
 
