@@ -1,0 +1,178 @@
+// LuaHost: the Lua side of a node.
+//
+// Purpose:   starts services in VMs (alone, or many light ones in the VM of a group), keeps
+//            what VMs share: scripts, memory pages, the budget of the JIT compiler, topics.
+// Threads:   any, except where a function says otherwise.
+// Ownership: refers to the kernel and the network, which outlive it; VMs belong to their cells.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "core/kernel.h"
+#include "lua/page_pool.h"
+#include "lua/script_cache.h"
+#include "perilune/value.h"
+
+struct lua_State;
+
+namespace perilune {
+
+class Network;
+class Vm;
+
+struct LuaHostOptions {
+    std::vector<std::string> script_folders;  // services and the game's modules
+    std::string library_folder;               // lualib
+    std::string data_folder = "data";         // perilune.file stays below it
+    std::size_t memory_bytes = 256u << 20;    // soft limit of an isolated service, or of a group's VM
+    int call_limit_ms = 5000;
+    int start_limit_ms = 30000;
+    int stop_limit_ms = 10000;
+    bool jit = true;
+    int jit_after_ms = 50;  // processor time after which a VM gets the compiler
+    int jit_vms = 256;      // VMs that may have it at a time
+    int group_services = 512;  // light services a VM
+    std::vector<std::string> trusted;  // scripts that get all of Lua: io, os, debug, ffi, package
+    Table env;                         // perilune.env(name)
+};
+
+struct SpawnRequest {
+    std::string script;
+    std::string options;      // a payload of one value, or empty
+    std::string name;         // "" for none
+    std::string group;        // "" for an isolated service
+    std::size_t memory_bytes = 0;  // 0: the default
+    std::uint32_t mailbox = 0;     // 0: the default
+    // Who gets the reply, the handle, once on_start has returned; or the failure.
+    Handle from;
+    std::uint64_t session = 0;
+    bool monitor = false;  // `from` monitors it
+};
+
+struct LuaHostCounters {
+    std::atomic<std::uint64_t> vms{0};
+    std::atomic<std::uint64_t> jit_vms{0};
+    std::atomic<std::uint64_t> jit_promotions{0};
+    std::atomic<std::uint64_t> lua_errors{0};
+    std::atomic<std::uint64_t> memory_kills{0};
+    std::atomic<std::uint64_t> interrupted_requests{0};
+    std::atomic<std::uint64_t> reloads{0};
+    std::atomic<std::uint64_t> reload_refusals{0};
+};
+
+class LuaHost {
+  public:
+    using Opener = std::function<void(lua_State*)>;  // pushes the module's table
+
+    LuaHost(Kernel& kernel, Network* network, LuaHostOptions options);
+    ~LuaHost();
+
+    // Registers a service and has it started; the reply goes to `from`. Fails at once, and then
+    // nothing is sent, when the script isn't there or doesn't parse, the name is taken or all
+    // handles are in use.
+    Result<Handle> spawn(const SpawnRequest& request);
+
+    // Asks a service to stop, on_stop first; the reply (true) goes to `from` when it is dead.
+    // False when it is dead already: then no reply comes.
+    bool stop(Handle handle, Handle from, std::uint64_t session, std::string_view reason = "stop");
+    bool kill(Handle handle, std::string_view reason = "kill");
+
+    // Has services load their script again: those of that name or of that script, or, with "",
+    // all whose scripts have changed. Each answers `from` and `session` with a reply of
+    // {true, version}, or of {false, text}. Returns how many answers will come and problems
+    // with scripts that don't parse, one line each.
+    struct ReloadStarted {
+        int services = 0;
+        std::vector<std::string> problems;
+    };
+    ReloadStarted reload(std::string_view name, Handle from, std::uint64_t session);
+
+    // A module that scripts get by require(name). Before the first service.
+    void add_module(const std::string& name, Opener opener);
+    const Opener* find_module(std::string_view name) const;
+    bool is_trusted(std::string_view script) const;
+
+    // Topics. publish() returns to how many services it was sent.
+    void subscribe(std::string_view topic, Handle handle, std::string_view command);
+    void unsubscribe(std::string_view topic, Handle handle);
+    int publish(std::string_view topic, Handle from, std::string_view payload);
+
+    // unique(): who may start the service of a name. `started` answers those who wait.
+    enum class Claim { taken, waiting, exists };
+    Claim claim(std::string_view name, Handle from, std::uint64_t session, Handle* existing);
+    void settle_claim(std::string_view name, Handle from, Handle started, std::string_view error);
+
+    // --- for VMs ---
+
+    // The service is gone: its topics and claims go, and its place in its group.
+    void service_ended(Handle handle, Vm* vm, bool was_light);
+    // True when `vm` may turn its compiler on now; the one that had it and was idle for longest
+    // is told to give it up.
+    bool promote(Vm* vm);
+    void demoted(Vm* vm);
+    void vm_ended(Vm* vm);
+
+    Kernel& kernel() { return kernel_; }
+    Network* network() { return network_; }
+    PagePool& pages() { return *pages_; }
+    ScriptCache& scripts() { return scripts_; }
+    ScriptCache& library() { return library_; }
+    const LuaHostOptions& options() const { return options_; }
+    LuaHostCounters& counters() { return counters_; }
+    // Different for each VM; fixed by the seed in a seeded run.
+    std::uint64_t next_vm_seed() { return kernel_.random().next() | 1; }
+
+  private:
+    struct Group {
+        struct Member {
+            ActorCell* cell;
+            Vm* vm;
+            int services;
+        };
+        std::vector<Member> vms;
+    };
+    struct Subscriber {
+        Handle handle;
+        std::string command;
+    };
+    struct Claimed {
+        Handle by;
+        std::vector<std::pair<Handle, std::uint64_t>> waiting;
+    };
+
+    ActorCell* create_vm(const SpawnRequest& request, Vm** vm);
+    void answer(Handle to, std::uint64_t session, Handle from, const Values& values);
+
+    Kernel& kernel_;
+    Network* const network_;
+    const LuaHostOptions options_;
+    std::unique_ptr<PagePool> pages_;
+    ScriptCache scripts_;
+    ScriptCache library_;
+    LuaHostCounters counters_;
+    std::map<std::string, Opener, std::less<>> modules_;  // constant after start
+
+    std::mutex groups_mutex_;
+    std::unordered_map<std::string, Group> groups_;  // guarded by groups_mutex_
+
+    std::mutex topics_mutex_;
+    std::map<std::string, std::vector<Subscriber>, std::less<>> topics_;  // guarded by it
+    std::unordered_map<Handle, std::vector<std::string>> topics_of_;      // guarded by it
+
+    std::mutex claims_mutex_;
+    std::map<std::string, Claimed, std::less<>> claims_;  // guarded by it
+
+    std::mutex jit_mutex_;
+    std::vector<Vm*> jit_vms_;  // guarded by jit_mutex_
+};
+
+}  // namespace perilune
