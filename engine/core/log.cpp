@@ -135,10 +135,11 @@ static Range value_after(std::string_view text, std::size_t at, bool to_end_of_l
 
 // The password in the URL whose "://" is at text[at]; empty if there is none.
 static Range password_of_url(std::string_view text, std::size_t at) {
+    static constexpr std::size_t kMaxUrl = 1024;  // looked at; the text may be hostile
     const std::size_t begin = at + 3;
-    const std::size_t end = std::min(text.find_first_of(" \t\r\n\"'<>`", begin), text.size());
-    const std::string_view url = text.substr(begin, end - begin);
-    std::string_view authority = url.substr(0, url.find_first_of("/?#"));
+    std::string_view url = text.substr(begin, kMaxUrl);
+    url = url.substr(0, url.find_first_of(" \t\r\n\"'<>`"));
+    const std::string_view authority = url.substr(0, url.find_first_of("/?#"));
     std::size_t sign = authority.rfind('@');
     const std::size_t colon = authority.find(':');
     if (colon == std::string_view::npos) return {at, at};

@@ -47,11 +47,11 @@ enum class LogText : std::uint8_t {
 
 struct LogOptions {
     LogLevel level = LogLevel::info;
-    std::map<std::string, LogLevel, std::less<>> levels;  // of single services, by name
+    std::map<std::string, LogLevel, std::less<>> levels = {};  // of single services, by name
     LogFormat format = LogFormat::text;
     int descriptor = 2;  // stream to write to: 1, 2 or any other, -1 for none; never closed
     LogColour colour = LogColour::automatic;
-    std::string file;                               // path; empty for none
+    std::string file = {};                          // path; empty for none
     std::size_t file_bytes = 64 * 1024 * 1024;      // a file larger than this is rotated
     std::size_t files = 5;                          // old files kept: name.1.log and so on
     std::size_t queue = 8192;                       // records that wait for the log's thread
