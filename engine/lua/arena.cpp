@@ -102,6 +102,8 @@ std::size_t Arena::footprint() const { return used_; }
 
 void Arena::trim() {}
 
+void Arena::close() {}
+
 #else
 
 namespace {
@@ -410,6 +412,8 @@ bool Arena::add_chunk() {
 
 void Arena::set_trim_mark() { trim_below_ = used_ > kLeastTrim ? used_ / 8 * 3 : 0; }
 
+void Arena::close() { trim_below_ = 0; }
+
 void Arena::trim() {
     consolidate(true);
     set_trim_mark();
@@ -454,16 +458,35 @@ bool Arena::consolidate(bool release) {
     return true;
 }
 
+// Walks all lists in turn, not one after another: each step is a cache miss in a large heap, and
+// so many of them are under way at once.
 void Arena::mark_free_blocks(std::uint64_t* bits) {
-    const auto mark = [bits](const Free* free, std::size_t bytes) {
-        std::uint64_t* words = bits + chunk_of(free)->index * kBitmapWords;
-        set_bits(words, offset_in_chunk(free) / 8, bytes / 8);
+    struct Cursor {
+        const Free* free;
+        std::size_t bytes;  // 0: a run, which says it
     };
+    Cursor cursors[kSmallClasses + kBins];
+    std::size_t count = 0;
     for (std::size_t i = 1; i <= kSmallClasses; ++i) {
-        for (Free* free = small_[i]; free != nullptr; free = free->next) mark(free, i * 8);
+        if (small_[i] != nullptr) cursors[count++] = {small_[i], i * 8};
     }
-    for (Free* list : bins_) {
-        for (Free* free = list; free != nullptr; free = free->next) mark(free, free->bytes);
+    for (const Free* list : bins_) {
+        if (list != nullptr) cursors[count++] = {list, 0};
+    }
+    while (count != 0) {
+        for (std::size_t i = 0; i < count;) {
+            const Free* free = cursors[i].free;
+            const std::size_t bytes = cursors[i].bytes != 0 ? cursors[i].bytes : free->bytes;
+            std::uint64_t* words = bits + chunk_of(free)->index * kBitmapWords;
+            cursors[i].free = free->next;
+            __builtin_prefetch(free->next);
+            set_bits(words, offset_in_chunk(free) / 8, bytes / 8);
+            if (free->next != nullptr) {
+                ++i;
+            } else {
+                cursors[i] = cursors[--count];
+            }
+        }
     }
 }
 

@@ -95,6 +95,9 @@ class Arena {
     // after a full collection; a VM that shrinks to 3/8 of its peak does it by itself.
     void trim();
 
+    // Call before lua_close: what it frees one by one is then not worth giving back early.
+    void close();
+
   private:
 #ifdef PERILUNE_ASAN
     struct Checked;
