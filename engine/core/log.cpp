@@ -135,11 +135,10 @@ static Range value_after(std::string_view text, std::size_t at, bool to_end_of_l
 
 // The password in the URL whose "://" is at text[at]; empty if there is none.
 static Range password_of_url(std::string_view text, std::size_t at) {
-    static constexpr std::size_t kMaxUrl = 1024;  // looked at; the text may be hostile
+    static constexpr std::size_t kMaxUrl = 256;  // looked at; the text may be hostile
     const std::size_t begin = at + 3;
-    std::string_view url = text.substr(begin, kMaxUrl);
-    url = url.substr(0, url.find_first_of(" \t\r\n\"'<>`"));
-    const std::string_view authority = url.substr(0, url.find_first_of("/?#"));
+    const std::string_view rest = text.substr(begin, kMaxUrl);
+    const std::string_view authority = rest.substr(0, rest.find_first_of("/?# \t\r\n\"'<>`"));
     std::size_t sign = authority.rfind('@');
     const std::size_t colon = authority.find(':');
     if (colon == std::string_view::npos) return {at, at};
@@ -147,7 +146,7 @@ static Range password_of_url(std::string_view text, std::size_t at) {
         // A password with an unescaped slash in it? Not when a port stands there.
         const std::string_view port = authority.substr(colon + 1);
         if (port.find_first_not_of("0123456789") == std::string_view::npos) return {at, at};
-        sign = url.rfind('@');
+        sign = rest.substr(0, rest.find_first_of(" \t\r\n\"'<>`")).rfind('@');
     }
     if (sign == std::string_view::npos || sign < colon) return {at, at};
     return {begin + colon + 1, begin + sign};

@@ -125,6 +125,10 @@ class TimerWheel {
     struct Slot;     // what stays of it: the generation, its place among the free ones
     struct Chunk;    // kChunkSize of both
     struct Expired;  // what a callback is given
+    struct Unmap {
+        void operator()(Timer* timers) const;
+    };
+    using Timers = std::unique_ptr<Timer[], Unmap>;
     struct List {
         std::uint32_t first = kNone;
         std::uint32_t last = kNone;
@@ -135,6 +139,7 @@ class TimerWheel {
         std::int64_t tick;
     };
 
+    static Timers map_timers();
     Timer& timer(std::uint32_t index);
     Slot& slot(std::uint32_t index);
     std::uint32_t first_generation(std::uint32_t index) const;
@@ -165,7 +170,7 @@ class TimerWheel {
     std::array<List, kLists> lists_;
     std::array<std::uint64_t, kLists / 64> used_{};  // a bit for each list: has timers
     std::vector<Chunk> chunks_;
-    std::vector<std::unique_ptr<Timer[]>> spare_chunks_;
+    std::vector<Timers> spare_chunks_;
     std::uint32_t slots_made_ = 0;
     List free_;  // first-in first-out
     std::uint32_t free_count_ = 0;

@@ -291,9 +291,9 @@ TEST_F(LogTest, SecretsAreReplaced) {
 TEST_F(LogTest, RedactionTakesLinearTimeOnHostileText) {
     const std::int64_t begin = now();
     for (const char* piece : {"=", ":", "://", " =", "token", "token=", "\"", "\\\"", "a:", "@",
-                              "://a:b@", "password=\"", "    ="}) {
+                              "://a:b@", "://a:b", "password=\"", "    ="}) {
         std::string text;
-        while (text.size() < 200'000) text += piece;
+        while (text.size() < 100'000) text += piece;
         Log::clean(text);
     }
     EXPECT_LT(now() - begin, 5 * kNsPerSecond);
@@ -467,9 +467,7 @@ TEST_F(LogTest, ATerminalThatNobodyReadsKeepsAThreadButNotTheNode) {
     const std::int64_t begin = now();
     log.reset();
     EXPECT_LT(now() - begin, 2 * kNsPerSecond);
-    close(outer);  // lets a write that blocks fail
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    close(inner);
+    close(outer);  // the write fails now; `inner` stays open, as the thread may still use it
 }
 
 TEST_F(LogTest, AReaderThatComesLateGetsWholeLines) {

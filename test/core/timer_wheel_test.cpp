@@ -554,6 +554,23 @@ TEST(TimerWheel, ThreadsThatAddAndCancelWhileOneAdvancesGetEachTimerOnceOrCancel
     }
 }
 
+TEST(TimerWheel, TimersOfATickStayInOrderAlsoWhileOthersOfItAreBeingMovedOrExpire) {
+    for (int round = 0; round < 10; ++round) {
+        Fixture f;
+        const std::int64_t due = 70'000;
+        std::uint64_t added = 0;
+        for (; added < 50'000 / kScale; ++added) f.add_ms(added, due);
+        std::thread adder([&] {
+            while (added < 100'000 / kScale) f.add_ms(added++, due);
+        });
+        f.advance_ms(due + 5);
+        adder.join();
+        f.advance_ms(due + 10);
+        ASSERT_EQ(f.recorder.events.size(), added);
+        for (std::size_t i = 0; i < added; ++i) ASSERT_EQ(f.recorder.events[i].session, i);
+    }
+}
+
 TEST(TimerWheel, ARepeatingTimerNeverExpiresAfterACancelThatSaidTrue) {
     TimerWheel wheel;
     OwnerTimers owner;
