@@ -1,0 +1,42 @@
+// Listener: an address that peers connect to.
+//
+// Purpose:   what Network keeps for each: its options, and the counts that its limits need.
+// Threads:   the polling thread, except what is said to be constant or atomic.
+// Ownership: Network keeps listeners until it goes itself; a closed one has no descriptor.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+
+#include "net/connection.h"
+
+namespace perilune {
+
+struct ListenOptions {
+    std::string host = "127.0.0.1";  // an address, "*" for all of both families, or "localhost"
+    std::uint16_t port = 0;          // 0: the system chooses
+    int backlog = 1024;
+    std::uint32_t max_connections = 10'000;  // open at a time; more are reset at once
+    std::uint32_t max_per_address = 0;       // from one IPv4 address or IPv6 /64; 0: no limit
+    StreamOptions stream;
+};
+
+struct Listener {
+    // Constant.
+    ListenerId id;
+    Handle owner;
+    ListenOptions options;
+    Address address;
+
+    std::atomic<bool> closed{false};
+
+    // The polling thread.
+    int descriptor = -1;
+    bool paused = false;  // out of descriptors, or its owner's mailbox is half full
+    std::uint32_t open = 0;
+    std::unordered_map<Address, std::uint32_t, AddressHash> per_address;
+};
+
+}  // namespace perilune

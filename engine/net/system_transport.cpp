@@ -1,0 +1,215 @@
+#include "net/system_transport.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <asio/io_context.hpp>
+#include <asio/posix/stream_descriptor.hpp>
+#include <asio/post.hpp>
+#include <cerrno>
+#include <system_error>
+
+namespace perilune {
+
+namespace {
+
+constexpr int kBatch = 256;
+constexpr int kBatchesAWait = 4;  // then others of the context get their turn
+
+int or_error(int result) { return result < 0 ? -errno : result; }
+
+int open_socket(const Address& address) {
+    const int family = address.is_v4() ? AF_INET : AF_INET6;
+    return or_error(::socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+}
+
+void set_option(int descriptor, int level, int option, int value) {
+    (void)::setsockopt(descriptor, level, option, &value, sizeof value);
+}
+
+}  // namespace
+
+struct SystemTransport::State {
+    explicit State(asio::io_context& context_) : context(context_), set(context_) {}
+
+    // Polling thread.
+    void arm(const std::shared_ptr<State>& self) {
+        set.async_wait(asio::posix::stream_descriptor::wait_read,
+                       [self](const std::error_code& error) {
+                           if (error || self->stopped) return;
+                           self->hand_out();
+                           self->arm(self);
+                       });
+    }
+    void hand_out() {
+        epoll_event events[kBatch];
+        for (int round = 0; round < kBatchesAWait; ++round) {
+            const int count = ::epoll_wait(set.native_handle(), events, kBatch, 0);
+            for (int i = 0; i < count; ++i) {
+                const std::uint32_t flags = events[i].events;
+                std::uint32_t ready = 0;
+                if (flags & EPOLLIN) ready |= kReadable;
+                if (flags & EPOLLOUT) ready |= kWritable;
+                if (flags & EPOLLRDHUP) ready |= kReadable | kEnded;
+                if (flags & (EPOLLERR | EPOLLHUP)) ready |= kBroken;
+                handler(events[i].data.u64, ready);
+            }
+            if (count < kBatch) return;
+        }
+    }
+
+    asio::io_context& context;
+    asio::posix::stream_descriptor set;
+    ReadyHandler handler;
+    bool stopped = false;
+};
+
+SystemTransport::SystemTransport(Poller& poller)
+    : state_(std::make_shared<State>(poller.context())) {}
+
+SystemTransport::~SystemTransport() { stop(); }
+
+Status SystemTransport::start(ReadyHandler handler) {
+    const int set = ::epoll_create1(EPOLL_CLOEXEC);
+    std::error_code error;
+    if (set >= 0) state_->set.assign(set, error);
+    if (set < 0 || error) {
+        return Status::error(StatusCode::unavailable, "no descriptor for the set of sockets");
+    }
+    state_->handler = std::move(handler);
+    state_->arm(state_);
+    return {};
+}
+
+void SystemTransport::stop() {
+    state_->stopped = true;
+    std::error_code ignored;
+    state_->set.close(ignored);
+    state_->handler = nullptr;
+}
+
+void SystemTransport::post(std::function<void()> task) {
+    asio::post(state_->context, [state = state_, task = std::move(task)] {
+        if (!state->stopped) task();
+    });
+}
+
+int SystemTransport::listen(Address& address, int backlog) {
+    int descriptor = open_socket(address);
+    if (descriptor == -EAFNOSUPPORT && address.bytes == Address().bytes) {
+        // "*" on a machine without IPv6.
+        address = Address::parse("0.0.0.0", address.port).value();
+        descriptor = open_socket(address);
+    }
+    if (descriptor < 0) return descriptor;
+    set_option(descriptor, SOL_SOCKET, SO_REUSEADDR, 1);
+    if (!address.is_v4()) {
+        // "*" means both families, "::" too; any other address is of one alone.
+        set_option(descriptor, IPPROTO_IPV6, IPV6_V6ONLY, 0);
+    }
+    sockaddr_storage system;
+    const unsigned size = address.to_system(system);
+    if (::bind(descriptor, reinterpret_cast<sockaddr*>(&system), size) < 0 ||
+        ::listen(descriptor, backlog) < 0) {
+        const int error = -errno;
+        ::close(descriptor);
+        return error;
+    }
+    address = local_address(descriptor);
+    return descriptor;
+}
+
+int SystemTransport::accept(int listener, Address& peer) {
+    sockaddr_storage system;
+    socklen_t size = sizeof system;
+    const int descriptor = or_error(::accept4(listener, reinterpret_cast<sockaddr*>(&system), &size,
+                                              SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (descriptor >= 0) peer = Address::from(system);
+    return descriptor;
+}
+
+int SystemTransport::watch_listener(int listener, std::uint64_t token, bool wanted) {
+    epoll_event event{};
+    if (wanted) event.events = EPOLLIN;
+    event.data.u64 = token;
+    const int set = state_->set.native_handle();
+    if (::epoll_ctl(set, EPOLL_CTL_MOD, listener, &event) == 0) return 0;
+    return or_error(::epoll_ctl(set, EPOLL_CTL_ADD, listener, &event));
+}
+
+int SystemTransport::connect(const Address& peer) {
+    const int descriptor = open_socket(peer);
+    if (descriptor < 0) return descriptor;
+    sockaddr_storage system;
+    const unsigned size = peer.to_system(system);
+    if (::connect(descriptor, reinterpret_cast<sockaddr*>(&system), size) < 0 &&
+        errno != EINPROGRESS) {
+        const int error = -errno;
+        ::close(descriptor);
+        return error;
+    }
+    return descriptor;
+}
+
+int SystemTransport::connect_result(int descriptor) {
+    int error = 0;
+    socklen_t size = sizeof error;
+    if (::getsockopt(descriptor, SOL_SOCKET, SO_ERROR, &error, &size) < 0) return -errno;
+    return -error;
+}
+
+int SystemTransport::watch(int descriptor, std::uint64_t token) {
+    epoll_event event{};
+    event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+    event.data.u64 = token;
+    return or_error(::epoll_ctl(state_->set.native_handle(), EPOLL_CTL_ADD, descriptor, &event));
+}
+
+void SystemTransport::set_no_delay(int descriptor, bool on) {
+    set_option(descriptor, IPPROTO_TCP, TCP_NODELAY, on ? 1 : 0);
+}
+
+ssize_t SystemTransport::receive(int descriptor, char* data, std::size_t size) {
+    ssize_t count;
+    do {
+        count = ::recv(descriptor, data, size, 0);
+    } while (count < 0 && errno == EINTR);
+    return count < 0 ? -errno : count;
+}
+
+ssize_t SystemTransport::send(int descriptor, const iovec* pieces, int count) {
+    ssize_t sent;
+    do {
+        if (count == 1) {
+            sent = ::send(descriptor, pieces->iov_base, pieces->iov_len, MSG_NOSIGNAL);
+        } else {
+            msghdr message{};
+            message.msg_iov = const_cast<iovec*>(pieces);
+            message.msg_iovlen = static_cast<std::size_t>(count);
+            sent = ::sendmsg(descriptor, &message, MSG_NOSIGNAL);
+        }
+    } while (sent < 0 && errno == EINTR);
+    return sent < 0 ? -errno : sent;
+}
+
+void SystemTransport::end_sending(int descriptor) { (void)::shutdown(descriptor, SHUT_WR); }
+
+void SystemTransport::close(int descriptor, bool reset) {
+    if (reset) {
+        const linger now{1, 0};
+        (void)::setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+    }
+    ::close(descriptor);
+}
+
+Address SystemTransport::local_address(int descriptor) {
+    sockaddr_storage system{};
+    socklen_t size = sizeof system;
+    (void)::getsockname(descriptor, reinterpret_cast<sockaddr*>(&system), &size);
+    return Address::from(system);
+}
+
+}  // namespace perilune
