@@ -26,13 +26,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <functional>
+#include <iterator>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -50,13 +51,12 @@ static constexpr char kLinesMark[] = "lines";
 
 // --- levels ---
 
-static constexpr std::array<const char*, 6> kLevelNames = {"trace", "debug", "info",
-                                                           "warn",  "error", "off"};
+static constexpr const char* kLevelNames[] = {"trace", "debug", "info", "warn", "error", "off"};
 
 const char* log_level_name(LogLevel level) { return kLevelNames[static_cast<std::size_t>(level)]; }
 
 std::optional<LogLevel> parse_log_level(std::string_view name) {
-    for (std::size_t i = 0; i < kLevelNames.size(); ++i) {
+    for (std::size_t i = 0; i < std::size(kLevelNames); ++i) {
         if (name == kLevelNames[i]) return static_cast<LogLevel>(i);
     }
     return std::nullopt;
