@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 namespace perilune {
 
@@ -111,21 +112,32 @@ namespace {
 constexpr std::size_t kSmallMax = 512;
 constexpr std::size_t kMediumMax = 32 * 1024;
 constexpr std::size_t kLargeHeader = 64;  // a cache line, so that blocks are aligned to one
-// How far the bump region grows into fresh memory: a page while a VM is small, so that what
-// was freed is looked at before each new page.
+// How far the bump region grows into fresh memory: a page, so that what was freed is looked at
+// before each new page.
 constexpr std::size_t kFreshStep = kPageSize;
-// Coalescing starts when this much, and a quarter of the heap, was freed since the last time.
-constexpr std::size_t kLeastConsolidation = 8 * 1024;
+// A chunk is harvested when this much of it is free. More means longer holes, and fewer bits to
+// look at for each; but the only chunk of a small VM should not grow meanwhile.
+constexpr std::uint32_t kHarvestSmall = 1024;
+constexpr std::uint32_t kHarvest = 8 * 1024;
+// A medium block looks at so many chunks for a hole that is long enough, then takes fresh memory.
+constexpr std::size_t kMediumHarvests = 4;
+// Listed holes go back into the bitmaps when so much, and a quarter of the heap, was listed.
+constexpr std::size_t kLeastFlush = 8 * 1024;
 // A VM below this does not trim itself: it isn't worth the time.
 constexpr std::size_t kLeastTrim = 256 * 1024;
-constexpr std::size_t kLeastPurge = 16 * 1024;  // shorter free runs keep their pages
-constexpr std::size_t kFirstBlock = 64;         // after the header, a cache line
-constexpr std::size_t kBitmapWords = kChunkSize / 8 / 64;
-constexpr std::size_t kFitTries = 8;  // runs looked at in a bin where not all are long enough
-
-static_assert(sizeof(Chunk) <= kFirstBlock);
+constexpr std::size_t kLeastPurge = 16 * 1024;  // shorter holes keep their pages
+constexpr std::size_t kFitTries = 8;  // holes looked at in a bin where not all are long enough
+constexpr std::size_t kBits = kChunkSize / 8;
 
 std::size_t round_up(std::size_t size) { return (size + 7) & ~std::size_t{7}; }
+
+std::size_t distance(const char* begin, const char* end) {
+    return static_cast<std::size_t>(end - begin);
+}
+
+std::size_t offset_in_chunk(const void* block) {
+    return reinterpret_cast<std::uintptr_t>(block) & (kChunkSize - 1);
+}
 
 std::size_t bin_of(std::size_t bytes) {
     const std::size_t octave = static_cast<std::size_t>(std::bit_width(bytes)) - 1;  // 9..15
@@ -139,47 +151,54 @@ void purge_pages(void* begin, void* end) {
     if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 }
 
-Chunk* chunk_of(const void* block) {
-    return reinterpret_cast<Chunk*>(reinterpret_cast<std::uintptr_t>(block) & ~(kChunkSize - 1));
-}
-
-std::size_t offset_in_chunk(const void* block) {
-    return reinterpret_cast<std::uintptr_t>(block) & (kChunkSize - 1);
-}
-
-std::size_t distance(const char* begin, const char* end) {
-    return static_cast<std::size_t>(end - begin);
-}
-
-// Sets `count` bits from `first` on.
-void set_bits(std::uint64_t* bits, std::size_t first, std::size_t count) {
-    while (count != 0) {
-        const std::size_t shift = first % 64;
-        const std::size_t here = std::min(count, 64 - shift);
-        bits[first / 64] |= (~std::uint64_t{0} >> (64 - here)) << shift;
-        first += here;
-        count -= here;
+// Calls apply(word, mask) for each word of `count` bits from `first` on.
+template <typename Apply>
+inline void for_bits(std::uint64_t* bits, std::size_t first, std::size_t count, Apply apply) {
+    std::uint64_t* word = bits + first / 64;
+    const std::size_t shift = first % 64;
+    if (shift + count <= 64) [[likely]] {
+        apply(*word, (~std::uint64_t{0} >> (64 - count)) << shift);
+        return;
     }
+    apply(*word, ~std::uint64_t{0} << shift);
+    for (count -= 64 - shift; count > 64; count -= 64) apply(*++word, ~std::uint64_t{0});
+    apply(*++word, ~std::uint64_t{0} >> (64 - count));
 }
 
-// The first bit from `first` on that is `value`, or `end`.
-std::size_t find_bit(const std::uint64_t* bits, std::size_t first, std::size_t end, bool value) {
+// The first bit from `first` on that is `value`, or kBits.
+inline std::size_t find_bit(const std::uint64_t* bits, std::size_t first, bool value) {
     const std::uint64_t flip = value ? 0 : ~std::uint64_t{0};
-    while (first < end) {
+    while (first < kBits) {
         const std::uint64_t word = (bits[first / 64] ^ flip) >> (first % 64);
         if (word != 0) return first + static_cast<std::size_t>(std::countr_zero(word));
         first = (first / 64 + 1) * 64;
     }
-    return end;
+    return kBits;
 }
 
 }  // namespace
+
+struct Arena::Heap {
+    Chunk chunk;
+    Heap* queue_next;
+    std::uint32_t free;  // bytes whose bits are set
+    bool queued;         // or being harvested
+    std::uint64_t bits[kBits / 64];
+
+    static constexpr std::size_t kBegin = 1088;  // the first block: a cache line of its own
+    static constexpr std::uint32_t kBytes = kChunkSize - kBegin;
+};
+
+Arena::Heap* Arena::heap_of(const void* block) {
+    return reinterpret_cast<Heap*>(reinterpret_cast<std::uintptr_t>(block) & ~(kChunkSize - 1));
+}
 
 Arena::Large* Arena::large_of(void* block) {
     return reinterpret_cast<Large*>(static_cast<char*>(block) - kLargeHeader);
 }
 
 Arena::~Arena() {
+    static_assert(sizeof(Heap) <= Heap::kBegin && Heap::kBegin % 64 == 0);
     while (large_ != nullptr) give_large(large_);
     if (chunks_ != nullptr) pool_->give_chunks(chunks_);
 }
@@ -215,55 +234,62 @@ inline void* Arena::take(std::size_t size) {
         list = block->next;
         return block;
     }
-    if (distance(bump_, bump_end_) < bytes) [[unlikely]] {
+    if (distance(bump_, bump_end_) < bytes) [[unlikely]]
         return take_small_slowly(bytes);
-    }
-    char* block = bump_;
-    bump_ += bytes;
-    return block;
+    return cut(bytes);
 }
 
-// Frees the block of a request of `size` bytes.
+// Frees the block of a request of `size` bytes. A medium one is listed at once: a table or buffer
+// that grows leaves some, and finding them in the bitmaps is slow.
 inline void Arena::give(void* block, std::size_t size) {
-    if (size <= kMediumMax) [[likely]] {
-        add_free(block, round_up(size));
+    const std::size_t bytes = round_up(size);
+    if (bytes <= kSmallMax) [[likely]] {
+        mark_free(block, bytes);
+    } else if (size <= kMediumMax) {
+        list_hole(block, bytes);
     } else {
         give_large(large_of(block));
     }
 }
 
-// Makes `bytes` of a chunk free: a multiple of 8, up to a whole chunk.
-inline void Arena::add_free(void* memory, std::size_t bytes) {
-    Free* free = static_cast<Free*>(memory);
-    if (bytes <= kSmallMax) [[likely]] {
-        free->next = small_[bytes / 8];
-        small_[bytes / 8] = free;
+inline void Arena::mark_free(void* memory, std::size_t bytes) {
+    Heap* heap = heap_of(memory);
+    for_bits(heap->bits, offset_in_chunk(memory) / 8, bytes / 8,
+             [](std::uint64_t& word, std::uint64_t mask) { word |= mask; });
+    heap->free += static_cast<std::uint32_t>(bytes);
+    if (heap->free >= harvest_from_ && !heap->queued) [[unlikely]]
+        enqueue(heap);
+}
+
+// Makes `bytes` of a chunk, a multiple of 8, a listed hole.
+void Arena::list_hole(void* memory, std::size_t bytes) {
+    listed_bytes_ += bytes;
+    Free* hole = static_cast<Free*>(memory);
+    if (bytes <= kSmallMax) {
+        hole->next = small_[bytes / 8];
+        small_[bytes / 8] = hole;
         return;
     }
     const std::size_t bin = bin_of(bytes);
-    free->next = bins_[bin];
-    free->bytes = bytes;
-    bins_[bin] = free;
+    hole->next = bins_[bin];
+    hole->bytes = bytes;
+    bins_[bin] = hole;
     bin_mask_ |= 1u << bin;
 }
 
 void* Arena::reallocate(char* block, std::size_t old_size, std::size_t new_size) {
-    if (old_size > kMediumMax && new_size > kMediumMax) {
-        return reallocate_large(block, old_size, new_size);
-    }
+    const bool old_large = old_size > kMediumMax;
+    const bool new_large = new_size > kMediumMax;
+    if (old_large && new_large) return reallocate_large(block, old_size, new_size);
+
     const std::size_t old_bytes = round_up(old_size);
     const std::size_t new_bytes = round_up(new_size);
-    if (old_bytes == new_bytes && old_size <= kMediumMax && new_size <= kMediumMax) {
+    if (!old_large && new_bytes <= old_bytes) {
+        if (new_bytes < old_bytes) give(block + new_bytes, old_bytes - new_bytes);
         count(old_size, new_size);
         return block;
     }
-    if (new_bytes < old_bytes && old_size <= kMediumMax) {
-        give(block + new_bytes, old_bytes - new_bytes);
-        count(old_size, new_size);
-        return block;
-    }
-    if (block + old_bytes == bump_ && new_size <= kMediumMax &&
-        distance(block, bump_end_) >= new_bytes) {
+    if (block + old_bytes == bump_ && !new_large && distance(block, bump_end_) >= new_bytes) {
         bump_ = block + new_bytes;
         count(old_size, new_size);
         return block;
@@ -276,26 +302,23 @@ void* Arena::reallocate(char* block, std::size_t old_size, std::size_t new_size)
     return moved;
 }
 
-// No free block of this size and no room in the bump region.
+// No listed hole of this size and no room in the bump region.
 void* Arena::take_small_slowly(std::size_t bytes) {
-    if (!refill_from_free(bytes)) {
-        if (is_consolidation_due() && consolidate(false)) {
-            if (Free* block = small_[bytes / 8]; block != nullptr) {
-                small_[bytes / 8] = block->next;
-                return block;
-            }
-            if (refill_from_free(bytes)) return cut(bytes);
-        }
-        if (!refill_from_chunk(bytes)) return nullptr;
+    if (!refill(bytes)) {
+        if (is_flush_due()) flush();
+        if (!refill(bytes) && !refill_from_chunk(bytes)) return nullptr;
     }
     return cut(bytes);
 }
 
 void* Arena::take_medium(std::size_t bytes) {
-    if (char* run = take_run(bytes); run != nullptr) return run;
+    if (char* hole = take_listed(bytes); hole != nullptr) return hole;
     if (distance(bump_, bump_end_) >= bytes) return cut(bytes);
-    if (is_consolidation_due() && consolidate(false)) {
-        if (char* run = take_run(bytes); run != nullptr) return run;
+    if (is_flush_due()) flush();
+    std::size_t found = 0;
+    if (char* hole = harvest(bytes, kMediumHarvests, &found); hole != nullptr) {
+        if (found > bytes) list_hole(hole + bytes, found - bytes);
+        return hole;
     }
     if (bump_end_ == fresh_ && distance(bump_, fresh_end_) >= bytes) {
         if (!refill_from_chunk(bytes)) return nullptr;
@@ -307,67 +330,71 @@ void* Arena::take_medium(std::size_t bytes) {
     return block;
 }
 
-char* Arena::cut(std::size_t bytes) {
+inline char* Arena::cut(std::size_t bytes) {
     char* block = bump_;
     bump_ += bytes;
     return block;
 }
 
-// Takes `bytes` from the bins; null when no run there is long enough.
-char* Arena::take_run(std::size_t bytes) {
+// Takes `bytes` from the bins; null when no hole there is long enough.
+char* Arena::take_listed(std::size_t bytes) {
     const std::size_t exact = bin_of(bytes);
     Free** link = &bins_[exact];
     for (std::size_t i = 0; i < kFitTries && *link != nullptr; ++i) {
-        if ((*link)->bytes >= bytes) return split_run(link, exact, bytes);
+        if ((*link)->bytes >= bytes) return split_hole(link, exact, bytes);
         link = &(*link)->next;
     }
     const std::uint32_t longer = bin_mask_ >> exact >> 1 << 1 << exact;
     if (longer == 0) return nullptr;
     const std::size_t bin = static_cast<std::size_t>(std::countr_zero(longer));
-    return split_run(&bins_[bin], bin, bytes);
+    return split_hole(&bins_[bin], bin, bytes);
 }
 
-// Removes the run that *link points to from `bin`, keeps `bytes` of it and frees the rest.
-char* Arena::split_run(Free** link, std::size_t bin, std::size_t bytes) {
-    Free* run = *link;
-    *link = run->next;
+// Removes the hole that *link points to from `bin`, keeps `bytes` of it and lists the rest.
+char* Arena::split_hole(Free** link, std::size_t bin, std::size_t bytes) {
+    Free* hole = *link;
+    const std::size_t rest = hole->bytes - bytes;
+    *link = hole->next;
     if (bins_[bin] == nullptr) bin_mask_ &= ~(1u << bin);
-    char* block = reinterpret_cast<char*>(run);
-    if (run->bytes != bytes) add_free(block + bytes, run->bytes - bytes);
+    char* block = reinterpret_cast<char*>(hole);
+    if (rest != 0) list_hole(block + bytes, rest);
     return block;
 }
 
-// Makes a free run or a free block of at least twice `bytes` the bump region: the shortest run,
-// so that long ones last, else the longest block. False when there is none.
-bool Arena::refill_from_free(std::size_t bytes) {
-    Free* found = nullptr;
-    std::size_t found_bytes = 0;
+// Finds a bump region of at least `bytes` in recycled memory.
+bool Arena::refill(std::size_t bytes) {
+    std::size_t found = 0;
+    if (char* hole = harvest(bytes, SIZE_MAX, &found); hole != nullptr) {
+        set_bump(hole, found);
+        return true;
+    }
+    return refill_from_lists(bytes);
+}
+
+// The shortest listed hole of the bins, so that long ones last, else the longest of the free
+// lists that has twice `bytes`.
+bool Arena::refill_from_lists(std::size_t bytes) {
     if (bin_mask_ != 0) {
         const std::size_t bin = static_cast<std::size_t>(std::countr_zero(bin_mask_));
-        found = bins_[bin];
-        found_bytes = found->bytes;
-        bins_[bin] = found->next;
-        if (bins_[bin] == nullptr) bin_mask_ &= ~(1u << bin);
-    } else {
-        std::size_t i = kSmallClasses;
-        while (i * 8 >= 2 * bytes && small_[i] == nullptr) --i;
-        if (i * 8 < 2 * bytes) return false;
-        found = small_[i];
-        found_bytes = i * 8;
-        small_[i] = found->next;
+        const std::size_t found = bins_[bin]->bytes;
+        set_bump(split_hole(&bins_[bin], bin, found), found);
+        return true;
     }
-    retire_bump();
-    bump_ = reinterpret_cast<char*>(found);
-    bump_end_ = bump_ + found_bytes;
-    return true;
+    for (std::size_t i = kSmallClasses; i * 8 >= 2 * bytes; --i) {
+        if (small_[i] == nullptr) continue;
+        Free* hole = small_[i];
+        small_[i] = hole->next;
+        set_bump(reinterpret_cast<char*>(hole), i * 8);
+        return true;
+    }
+    return false;
 }
 
 // Extends or replaces the bump region by fresh memory, so that it has `bytes` at least.
 bool Arena::refill_from_chunk(std::size_t bytes) {
     if (bump_end_ != fresh_ || distance(bump_, fresh_end_) < bytes) {
         if (distance(fresh_, fresh_end_) < bytes && !add_chunk()) return false;
-        retire_bump();
-        bump_ = bump_end_ = fresh_;
+        set_bump(fresh_, 0);
     }
     const std::size_t end = (offset_in_chunk(bump_) + bytes + kFreshStep - 1) & ~(kFreshStep - 1);
     advance_fresh(end - offset_in_chunk(bump_end_));
@@ -375,13 +402,14 @@ bool Arena::refill_from_chunk(std::size_t bytes) {
     return true;
 }
 
-void Arena::retire_bump() {
-    if (bump_ != bump_end_) add_free(bump_, distance(bump_, bump_end_));
-    bump_ = bump_end_ = nullptr;
+void Arena::set_bump(char* memory, std::size_t bytes) {
+    if (bump_ != bump_end_) list_hole(bump_, distance(bump_, bump_end_));
+    bump_ = memory;
+    bump_end_ = memory + bytes;
 }
 
 void Arena::advance_fresh(std::size_t bytes) {
-    Chunk* chunk = chunk_of(fresh_);
+    Chunk* chunk = &heap_of(fresh_)->chunk;
     fresh_ += bytes;
     owned_ += bytes;
     const std::size_t touched = kChunkSize - distance(fresh_, fresh_end_);
@@ -399,25 +427,141 @@ bool Arena::add_chunk() {
         if (bump_end_ == rest) {
             bump_end_ += bytes;
         } else {
-            add_free(rest, bytes);
+            list_hole(rest, bytes);
         }
     }
+    harvest_from_ = chunks_ == nullptr ? kHarvestSmall : kHarvest;
+    Heap* heap = reinterpret_cast<Heap*>(chunk);
+    heap->queue_next = nullptr;
+    heap->free = 0;
+    heap->queued = false;
+    std::memset(heap->bits, 0, sizeof(heap->bits));
     chunk->next = chunks_;
     chunks_ = chunk;
-    fresh_ = reinterpret_cast<char*>(chunk) + kFirstBlock;
+    fresh_ = reinterpret_cast<char*>(chunk) + Heap::kBegin;
     fresh_end_ = reinterpret_cast<char*>(chunk) + kChunkSize;
     set_trim_mark();
     return true;
 }
 
+// Takes holes from the bitmaps until one has `bytes`, from `most_chunks` more chunks at most;
+// shorter ones are listed. Null when there is none.
+char* Arena::harvest(std::size_t bytes, std::size_t most_chunks, std::size_t* found) {
+    while (true) {
+        if (harvested_ == nullptr) {
+            if (queue_ == nullptr || most_chunks == 0) return nullptr;
+            --most_chunks;
+            start_harvest();
+        }
+        std::uint64_t* bits = harvested_->bits;
+        while (true) {
+            const std::size_t first = find_bit(bits, harvest_bit_, true);
+            if (first == kBits) break;
+            const std::size_t last = find_bit(bits, first, false);
+            for_bits(bits, first, last - first,
+                     [](std::uint64_t& word, std::uint64_t mask) { word &= ~mask; });
+            harvest_bit_ = last;
+            *found = (last - first) * 8;
+            harvested_->free -= static_cast<std::uint32_t>(*found);
+            char* hole = reinterpret_cast<char*>(harvested_) + first * 8;
+            if (*found >= bytes) return hole;
+            list_hole(hole, *found);
+        }
+        end_harvest();
+    }
+}
+
+void Arena::start_harvest() {
+    harvested_ = queue_;
+    queue_ = queue_->queue_next;
+    harvest_bit_ = Heap::kBegin / 8;
+}
+
+void Arena::end_harvest() {
+    harvested_->queued = false;
+    if (harvested_->free >= harvest_from_) enqueue(harvested_);
+    harvested_ = nullptr;
+}
+
+void Arena::enqueue(Heap* heap) {
+    heap->queued = true;
+    heap->queue_next = nullptr;
+    (queue_ == nullptr ? queue_ : queue_last_->queue_next) = heap;
+    queue_last_ = heap;
+}
+
+bool Arena::is_flush_due() const { return listed_bytes_ >= std::max(kLeastFlush, owned_ / 4); }
+
+// Puts all listed holes and the bump region back into the bitmaps.
+void Arena::flush() {
+    set_bump(nullptr, 0);
+    harvested_ = queue_ = nullptr;
+    for (Chunk* chunk = chunks_; chunk != nullptr; chunk = chunk->next) {
+        reinterpret_cast<Heap*>(chunk)->queued = true;  // not before all are marked
+    }
+    for (std::size_t i = 1; i <= kSmallClasses; ++i) {
+        for (Free* hole = std::exchange(small_[i], nullptr); hole != nullptr;) {
+            mark_free(std::exchange(hole, hole->next), i * 8);
+        }
+    }
+    for (Free*& list : bins_) {
+        for (Free* hole = std::exchange(list, nullptr); hole != nullptr;) {
+            const std::size_t bytes = hole->bytes;
+            mark_free(std::exchange(hole, hole->next), bytes);
+        }
+    }
+    bin_mask_ = 0;
+    listed_bytes_ = 0;
+    for (Chunk* chunk = chunks_; chunk != nullptr; chunk = chunk->next) {
+        Heap* heap = reinterpret_cast<Heap*>(chunk);
+        heap->queued = false;
+        if (heap->free >= harvest_from_) enqueue(heap);
+    }
+}
+
+// Gives free chunks to the pool and pages of long holes to the system. Only after a flush.
+void Arena::release_chunks() {
+    Chunk* released = nullptr;
+    harvested_ = queue_ = nullptr;
+    for (Chunk** link = &chunks_; *link != nullptr;) {
+        Chunk* chunk = *link;
+        Heap* heap = reinterpret_cast<Heap*>(chunk);
+        const bool has_fresh = fresh_ != fresh_end_ && heap_of(fresh_) == heap;
+        const std::size_t unused = has_fresh ? distance(fresh_, fresh_end_) : 0;
+        if (heap->free + unused == Heap::kBytes) {
+            owned_ -= heap->free;
+            if (has_fresh) fresh_ = fresh_end_ = nullptr;
+            *link = chunk->next;
+            chunk->next = released;
+            released = chunk;
+            continue;
+        }
+        heap->queued = false;
+        if (heap->free >= harvest_from_) enqueue(heap);
+        for (std::size_t first = 0; heap->free >= kLeastPurge;) {
+            first = find_bit(heap->bits, first, true);
+            if (first == kBits) break;
+            const std::size_t last = find_bit(heap->bits, first, false);
+            char* memory = reinterpret_cast<char*>(chunk);
+            if ((last - first) * 8 >= kLeastPurge) {
+                purge_pages(memory + first * 8, memory + last * 8);
+            }
+            first = last;
+        }
+        link = &chunk->next;
+    }
+    if (released != nullptr) pool_->give_chunks(released);
+}
+
 void Arena::set_trim_mark() { trim_below_ = used_ > kLeastTrim ? used_ / 8 * 3 : 0; }
 
-void Arena::close() { trim_below_ = 0; }
-
 void Arena::trim() {
-    consolidate(true);
+    flush();
+    release_chunks();
     set_trim_mark();
 }
+
+void Arena::close() { trim_below_ = 0; }
 
 std::size_t Arena::footprint() const {
     std::size_t bytes = 0;
@@ -430,115 +574,6 @@ std::size_t Arena::footprint() const {
     return bytes;
 }
 
-bool Arena::is_consolidation_due() {
-    const std::size_t free = owned_ - (used_ - large_bytes_);
-    least_free_ = std::min(least_free_, free);
-    return free - least_free_ >= std::max(kLeastConsolidation, owned_ / 4);
-}
-
-// Joins all free blocks into maximal runs. With `release`, gives free chunks to the pool and
-// free pages to the system. False when there is no memory for the bitmap.
-bool Arena::consolidate(bool release) {
-    std::uint32_t chunks = 0;
-    for (Chunk* chunk = chunks_; chunk != nullptr; chunk = chunk->next) chunk->index = chunks++;
-    constexpr std::size_t kOnStack = 4;
-    std::uint64_t on_stack[kOnStack * kBitmapWords];
-    const std::size_t bytes = chunks * kBitmapWords * sizeof(std::uint64_t);
-    std::uint64_t* bits = on_stack;
-    if (chunks > kOnStack) {
-        bits = static_cast<std::uint64_t*>(pool_->take_span(bytes));
-        if (bits == nullptr) return false;
-    }
-    std::memset(bits, 0, bytes);
-    retire_bump();
-    mark_free_blocks(bits);
-    collect_runs(bits, release);
-    if (bits != on_stack) pool_->give_span(bits, bytes);
-    least_free_ = owned_ - (used_ - large_bytes_);
-    return true;
-}
-
-// Walks all lists in turn, not one after another: each step is a cache miss in a large heap, and
-// so many of them are under way at once.
-void Arena::mark_free_blocks(std::uint64_t* bits) {
-    struct Cursor {
-        const Free* free;
-        std::size_t bytes;  // 0: a run, which says it
-    };
-    Cursor cursors[kSmallClasses + kBins];
-    std::size_t count = 0;
-    for (std::size_t i = 1; i <= kSmallClasses; ++i) {
-        if (small_[i] != nullptr) cursors[count++] = {small_[i], i * 8};
-    }
-    for (const Free* list : bins_) {
-        if (list != nullptr) cursors[count++] = {list, 0};
-    }
-    while (count != 0) {
-        for (std::size_t i = 0; i < count;) {
-            const Free* free = cursors[i].free;
-            const std::size_t bytes = cursors[i].bytes != 0 ? cursors[i].bytes : free->bytes;
-            std::uint64_t* words = bits + chunk_of(free)->index * kBitmapWords;
-            cursors[i].free = free->next;
-            __builtin_prefetch(free->next);
-            set_bits(words, offset_in_chunk(free) / 8, bytes / 8);
-            if (free->next != nullptr) {
-                ++i;
-            } else {
-                cursors[i] = cursors[--count];
-            }
-        }
-    }
-}
-
-// Fills the free lists anew, by address within each chunk.
-void Arena::collect_runs(const std::uint64_t* bits, bool release) {
-    Free** small_tails[kSmallClasses + 1];
-    Free** bin_tails[kBins];
-    for (std::size_t i = 0; i <= kSmallClasses; ++i) small_tails[i] = &small_[i];
-    for (std::size_t i = 0; i < kBins; ++i) bin_tails[i] = &bins_[i];
-    bin_mask_ = 0;
-
-    Chunk* released = nullptr;
-    for (Chunk** link = &chunks_; *link != nullptr;) {
-        Chunk* chunk = *link;
-        char* memory = reinterpret_cast<char*>(chunk);
-        const std::uint64_t* words = bits + chunk->index * kBitmapWords;
-        const bool has_fresh = fresh_ != fresh_end_ && chunk_of(fresh_) == chunk;
-        const std::size_t end = (has_fresh ? offset_in_chunk(fresh_) : kChunkSize) / 8;
-        std::size_t first = find_bit(words, kFirstBlock / 8, end, true);
-        std::size_t last = find_bit(words, first, end, false);
-        if (release && first == kFirstBlock / 8 && last == end) {
-            *link = chunk->next;
-            chunk->next = released;
-            released = chunk;
-            owned_ -= end * 8 - kFirstBlock;
-            if (has_fresh) fresh_ = fresh_end_ = nullptr;
-            continue;
-        }
-        while (first != end) {
-            const std::size_t bytes = (last - first) * 8;
-            Free* run = reinterpret_cast<Free*>(memory + first * 8);
-            if (bytes <= kSmallMax) {
-                *small_tails[bytes / 8] = run;
-                small_tails[bytes / 8] = &run->next;
-            } else {
-                const std::size_t bin = bin_of(bytes);
-                run->bytes = bytes;
-                *bin_tails[bin] = run;
-                bin_tails[bin] = &run->next;
-                bin_mask_ |= 1u << bin;
-                if (release && bytes >= kLeastPurge) purge_pages(run + 1, memory + last * 8);
-            }
-            first = find_bit(words, last, end, true);
-            last = find_bit(words, first, end, false);
-        }
-        link = &chunk->next;
-    }
-    for (Free** tail : small_tails) *tail = nullptr;
-    for (Free** tail : bin_tails) *tail = nullptr;
-    if (released != nullptr) pool_->give_chunks(released);
-}
-
 void* Arena::take_large(std::size_t size) {
     if (is_refused(0, size)) return nullptr;
     void* span = pool_->take_span(size + kLargeHeader);
@@ -546,7 +581,6 @@ void* Arena::take_large(std::size_t size) {
     Large* large = static_cast<Large*>(span);
     large->bytes = size;
     link_large(large);
-    large_bytes_ += size;
     return static_cast<char*>(span) + kLargeHeader;
 }
 
@@ -564,7 +598,6 @@ void Arena::unlink_large(Large* large) {
 
 void Arena::give_large(Large* large) {
     unlink_large(large);
-    large_bytes_ -= large->bytes;
     pool_->give_span(large, large->bytes + kLargeHeader);
 }
 
@@ -584,7 +617,6 @@ void* Arena::reallocate_large(void* block, std::size_t old_size, std::size_t new
         large = moved;
     }
     large->bytes = new_size;
-    large_bytes_ += new_size - old_size;
     count(old_size, new_size);
     return reinterpret_cast<char*>(large) + kLargeHeader;
 }

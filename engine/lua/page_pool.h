@@ -30,7 +30,6 @@ inline constexpr std::size_t kSmallChunk = 40 * 1024;  // an idle isolated VM is
 struct Chunk {
     Chunk* next = nullptr;
     std::uint32_t touched = 0;  // bytes from the chunk's start that may have been written
-    std::uint32_t index = 0;    // scratch of Arena::consolidate
 };
 
 class PagePool {
