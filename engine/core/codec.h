@@ -56,8 +56,7 @@ Result<Values> decode(const char* data, std::size_t size);
 // The first value of a payload when that is a string (the name of a command): its bytes, which
 // stay in `data`, and how many bytes of the payload it took. False, and nothing is written,
 // when the first value is something else or incomplete.
-bool read_string(const char* data, std::size_t size, std::string_view* text,
-                 std::size_t* consumed);
+bool read_string(const char* data, std::size_t size, std::string_view* text, std::size_t* consumed);
 
 // The parts that every encoder and decoder is made of. Inline: they are the hottest code here.
 namespace wire {
@@ -178,8 +177,8 @@ void end_large_table(PayloadWriter& out, std::size_t offset, std::uint32_t array
 inline void end_table(PayloadWriter& out, std::size_t offset, std::uint32_t array_count,
                       std::uint32_t hash_count) {
     char* header = out.at(offset);
-    if (static_cast<unsigned char>(*header) == kTable8 && array_count <= 255 &&
-        hash_count <= 255) [[likely]] {
+    if (static_cast<unsigned char>(*header) == kTable8 && array_count <= 255 && hash_count <= 255)
+        [[likely]] {
         header[1] = static_cast<char>(array_count);
         header[2] = static_cast<char>(hash_count);
         return;
@@ -270,12 +269,12 @@ inline int read_number(unsigned char tag, const char*& cursor, const char* end, 
 // Why a payload can't be decoded.
 enum class Fault : unsigned char {
     none,
-    cut_off,       // it ends inside a value, or declares more than it holds
-    unknown_tag,   // a byte that begins no value
-    bad_key,       // nil, NaN, null or a table as a key
-    too_deep,      // over kMaxDepth
-    too_large,     // over kMaxPayload
-    too_many,      // more values than a Lua stack holds
+    cut_off,      // it ends inside a value, or declares more than it holds
+    unknown_tag,  // a byte that begins no value
+    bad_key,      // nil, NaN, null or a table as a key
+    too_deep,     // over kMaxDepth
+    too_large,    // over kMaxPayload
+    too_many,     // more values than a Lua stack holds
 };
 Status fault_status(Fault fault, std::size_t offset);
 

@@ -236,7 +236,7 @@ std::uint32_t SharedTree::position(const Node& node, double key) const {
                                          slots_.data() + node.slot_begin, key);
 }
 
-std::uint32_t SharedTree::position(const Node& node, bool key) const {
+std::uint32_t SharedTree::boolean_position(const Node& node, bool key) const {
     return node.array_count + find_entry(*this, node, entries_.data() + node.entry_begin,
                                          slots_.data() + node.slot_begin, key);
 }
@@ -246,10 +246,6 @@ const Item* SharedTree::find(const Node& node, std::string_view key) const {
 }
 
 const Item* SharedTree::find(const Node& node, double key) const {
-    return value_or_null(node, position(node, key));
-}
-
-const Item* SharedTree::find(const Node& node, bool key) const {
     return value_or_null(node, position(node, key));
 }
 

@@ -9,6 +9,7 @@
 //            out live as long as the tree.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -63,19 +64,22 @@ class SharedTree {
     // The value under a key, or null. O(1).
     const Item* find(const Node& node, std::string_view key) const;
     const Item* find(const Node& node, double key) const;
-    const Item* find(const Node& node, bool key) const;
+    const Item* find(const Node& node, std::same_as<bool> auto key) const {
+        return value_or_null(node, position(node, key));
+    }
 
     // Iteration: positions are 0..positions()-1. At a position is a key and a value; the value
     // is nil in a hole of an array, which the caller skips.
-    static std::uint32_t positions(const Node& node) {
-        return node.array_count + node.entry_count;
-    }
+    static std::uint32_t positions(const Node& node) { return node.array_count + node.entry_count; }
     Item key_at(const Node& node, std::uint32_t position) const;
     const Item& value_at(const Node& node, std::uint32_t position) const;
     // The position of a key that find() finds, or positions().
     std::uint32_t position(const Node& node, std::string_view key) const;
     std::uint32_t position(const Node& node, double key) const;
-    std::uint32_t position(const Node& node, bool key) const;
+    // Not for what merely converts to bool, such as a char*.
+    std::uint32_t position(const Node& node, std::same_as<bool> auto key) const {
+        return boolean_position(node, key);
+    }
 
     // Appends a value to `out` as encode() would. `depth`: how many tables it will be inside.
     // Fails with `too_large` when it would be nested too deep or make `out` larger than `limit`.
@@ -92,6 +96,7 @@ class SharedTree {
   private:
     struct Builder;
     SharedTree() = default;
+    std::uint32_t boolean_position(const Node& node, bool key) const;
     const Item* value_or_null(const Node& node, std::uint32_t position) const {
         return position == positions(node) ? nullptr : &value_at(node, position);
     }
