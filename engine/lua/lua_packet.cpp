@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <new>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -69,18 +68,26 @@ constexpr std::array<Range, 8> kRanges = {{{-128, 127},
 struct Node {
     Type type = Type::record;
     bool is_optional = false;
+    std::uint16_t name_size = 0;    // of a field
+    std::uint32_t name_at = 0;      // in the codec's names
     std::uint32_t first_child = 0;  // of a list its item, of a record its fields
     std::uint32_t child_count = 0;
     std::uint32_t min_size = 0;  // bytes that its BUF form has at least
-    std::string name;            // of a field
 };
 
+// A userdata in one block, so that nothing has to be freed with it: this, its nodes, its names.
 struct Codec {
-    std::string name;  // for messages
-    std::vector<Node> nodes;
+    std::uint32_t node_count;
+    std::uint32_t title_at;  // name of the message, for errors
 
-    const Node& root() const { return nodes[0]; }
-    const Node* children(const Node& node) const { return nodes.data() + node.first_child; }
+    const Node* nodes() const { return reinterpret_cast<const Node*>(this + 1); }
+    const Node& root() const { return nodes()[0]; }
+    const Node* children(const Node& node) const { return nodes() + node.first_child; }
+    const char* names() const { return reinterpret_cast<const char*>(nodes() + node_count); }
+    const char* title() const { return names() + title_at; }
+    std::string_view name(const Node& field) const {
+        return {names() + field.name_at, field.name_size};
+    }
 };
 
 std::string_view string_at(lua_State* L, int index) {
@@ -240,7 +247,8 @@ struct Walker {
     }
 
     [[gnu::cold, gnu::noinline]] bool fail_in_field(const Node& field) {
-        path.insert(0, "." + field.name);
+        path.insert(0, codec.name(field));
+        path.insert(0, 1, '.');
         return false;
     }
 
@@ -257,7 +265,7 @@ struct Walker {
     // "talkroom.enter: field uname is not a string but nil"
     void push_message() const {
         const char* field = path.empty() ? "" : path.c_str() + (path[0] == '.' ? 1 : 0);
-        lua_pushfstring(L, "%s: %s%s %s", codec.name.c_str(), path.empty() ? "it" : "field ", field,
+        lua_pushfstring(L, "%s: %s%s %s", codec.title(), path.empty() ? "it" : "field ", field,
                         reason.c_str());
     }
 
@@ -359,9 +367,14 @@ struct Walker {
 
     bool record(int index) { return lua_istable(L, index) || wrong_type("a table", index); }
 
+    void push_name(const Node& field) {
+        const std::string_view name = codec.name(field);
+        lua_pushlstring(L, name.data(), name.size());
+    }
+
     // Pushes a field of the record at `index`; nil for NULL, which JSON's null is.
     void push_field(const Node& field, int index) {
-        lua_pushlstring(L, field.name.data(), field.name.size());
+        push_name(field);
         lua_rawget(L, index);
         if (lua_islightuserdata(L, -1) && lua_touserdata(L, -1) == nullptr) {
             lua_pop(L, 1);
@@ -570,7 +583,7 @@ struct JsonWriter : Walker {
             if (!field.is_optional || !lua_isnil(L, -1)) {
                 if (!is_first) out += ',';
                 is_first = false;
-                append_json_string(out, field.name);
+                append_json_string(out, codec.name(field));
                 out += ':';
                 if (!value(field)) return fail_in_field(field);
             }
@@ -592,7 +605,8 @@ void push_zero(lua_State* L, const Codec& codec, const Node& node) {
             lua_createtable(L, 0, static_cast<int>(node.child_count));
             for (std::uint32_t i = 0; i < node.child_count; ++i) {
                 const Node& field = codec.children(node)[i];
-                lua_pushlstring(L, field.name.data(), field.name.size());
+                const std::string_view name = codec.name(field);
+                lua_pushlstring(L, name.data(), name.size());
                 push_zero(L, codec, field);
                 lua_rawset(L, -3);
             }
@@ -691,7 +705,7 @@ struct Acceptor : Walker {
         const int copy = lua_gettop(L);
         for (std::uint32_t i = 0; i < node.child_count; ++i) {
             const Node& field = codec.children(node)[i];
-            lua_pushlstring(L, field.name.data(), field.name.size());
+            push_name(field);
             push_field(field, index);
             if (field.is_optional && lua_isnil(L, -1)) {
                 push_zero(L, codec, field);
@@ -789,7 +803,7 @@ struct BufReader : Walker {
         lua_createtable(L, 0, static_cast<int>(node.child_count));
         for (std::uint32_t i = 0; i < node.child_count; ++i) {
             const Node& field = codec.children(node)[i];
-            lua_pushlstring(L, field.name.data(), field.name.size());
+            push_name(field);
             if (!value(field)) return fail_in_field(field);
             lua_rawset(L, -3);
         }
@@ -799,20 +813,34 @@ struct BufReader : Walker {
 
 // ---- codecs ----
 
-// Compiles the description on top of the stack and pops it. Raises for a wrong one.
+// Compiles the description on top of the stack. Raises for a wrong one.
 class Compiler {
   public:
-    Compiler(lua_State* state, Codec& codec) : L(state), codec_(codec) {}
+    Compiler(lua_State* state, std::string_view title) : L(state), names_(title) { names_ += '\0'; }
 
+    // Pops the description and pushes the codec.
     void compile() {
-        codec_.nodes.resize(1);
+        nodes_.resize(1);
         node(0, 0);
+        const std::size_t size = nodes_.size() * sizeof(Node);
+        auto* codec = static_cast<Codec*>(lua_newuserdata(L, sizeof(Codec) + size + names_.size()));
+        codec->node_count = static_cast<std::uint32_t>(nodes_.size());
+        codec->title_at = 0;
+        char* const bytes = reinterpret_cast<char*>(codec + 1);
+        std::memcpy(bytes, nodes_.data(), size);
+        std::memcpy(bytes + size, names_.data(), names_.size());
+        luaL_getmetatable(L, kCodecType);
+        lua_setmetatable(L, -2);
     }
 
   private:
-    // Nodes are named by position since the vector grows.
+    [[gnu::cold, gnu::noinline]] void raise(const char* text) {
+        luaL_error(L, "%s: %s", names_.c_str(), text);
+    }
+
+    // Pops the description. Nodes are named by position since the vector grows.
     void node(std::size_t at, int depth) {
-        if (depth > kMaxDepth) luaL_error(L, "%s: nested too deep", codec_.name.c_str());
+        if (depth > kMaxDepth) raise("nested too deep");
         luaL_checkstack(L, 8, "description of a message");
         if (lua_type(L, -1) == LUA_TSTRING) {
             primitive(at);
@@ -825,8 +853,7 @@ class Compiler {
                 list(at, depth);
             }
         } else {
-            luaL_error(L, "%s: a type is a name, a list of fields or {list = type}, not a %s",
-                       codec_.name.c_str(), luaL_typename(L, -1));
+            raise("a type is a name, a list of fields or {list = type}");
         }
         lua_pop(L, 1);
     }
@@ -836,22 +863,20 @@ class Compiler {
         const std::string_view name = string_at(L, -1);
         for (std::size_t i = 0; i < kTypeNames.size(); ++i) {
             if (kTypeNames[i] != name) continue;
-            codec_.nodes[at].type = static_cast<Type>(i);
-            codec_.nodes[at].min_size = kSizes[i];
+            nodes_[at].type = static_cast<Type>(i);
+            nodes_[at].min_size = kSizes[i];
             return;
         }
-        luaL_error(L, "%s: unknown type %s", codec_.name.c_str(), lua_tostring(L, -1));
+        luaL_error(L, "%s: unknown type \"%s\"", names_.c_str(), lua_tostring(L, -1));
     }
 
     // Pops the description of the item.
     void list(std::size_t at, int depth) {
         const std::size_t item = add(at, 1);
-        codec_.nodes[at].type = Type::list;
-        codec_.nodes[at].min_size = 2;
+        nodes_[at].type = Type::list;
+        nodes_[at].min_size = 2;
         node(item, depth + 1);
-        if (codec_.nodes[item].min_size == 0) {
-            luaL_error(L, "%s: a list of a message without fields", codec_.name.c_str());
-        }
+        if (nodes_[item].min_size == 0) raise("a list of a message without fields");
     }
 
     void record(std::size_t at, int depth) {
@@ -861,40 +886,45 @@ class Compiler {
         for (std::size_t i = 0; i < count; ++i) {
             lua_rawgeti(L, -1, static_cast<int>(i + 1));
             field(first + i, depth);
-            size += codec_.nodes[first + i].min_size;
+            size += nodes_[first + i].min_size;
         }
-        codec_.nodes[at].min_size = size;
+        nodes_[at].min_size = size;
     }
 
     // Pops the field {name, type, optional}.
     void field(std::size_t at, int depth) {
-        if (!lua_istable(L, -1)) luaL_error(L, "%s: a field is a table", codec_.name.c_str());
+        if (!lua_istable(L, -1)) raise("a field is a table");
         lua_rawgeti(L, -1, 1);
-        if (lua_type(L, -1) != LUA_TSTRING) {
-            luaL_error(L, "%s: a field has no name", codec_.name.c_str());
-        }
-        codec_.nodes[at].name = string_at(L, -1);
+        if (lua_type(L, -1) != LUA_TSTRING) raise("a field has no name");
+        const std::string_view name = string_at(L, -1);
+        if (name.empty() || name.size() > 255) raise("the name of a field has 1 to 255 bytes");
+        nodes_[at].name_at = static_cast<std::uint32_t>(names_.size());
+        nodes_[at].name_size = static_cast<std::uint16_t>(name.size());
+        names_ += name;
         lua_rawgeti(L, -2, 3);
-        codec_.nodes[at].is_optional = lua_toboolean(L, -1) != 0;
+        nodes_[at].is_optional = lua_toboolean(L, -1) != 0;
         lua_rawgeti(L, -3, 2);
         node(at, depth + 1);
         lua_pop(L, 3);
     }
 
     std::size_t add(std::size_t parent, std::size_t count) {
-        const std::size_t first = codec_.nodes.size();
-        if (first + count > kMaxNodes) luaL_error(L, "%s: too many fields", codec_.name.c_str());
-        codec_.nodes.resize(first + count);
-        codec_.nodes[parent].first_child = static_cast<std::uint32_t>(first);
-        codec_.nodes[parent].child_count = static_cast<std::uint32_t>(count);
+        const std::size_t first = nodes_.size();
+        if (count > kMaxNodes || first + count > kMaxNodes) raise("too many fields");
+        nodes_.resize(first + count);
+        nodes_[parent].first_child = static_cast<std::uint32_t>(first);
+        nodes_[parent].child_count = static_cast<std::uint32_t>(count);
         return first;
     }
 
     lua_State* L;
-    Codec& codec_;
+    std::vector<Node> nodes_;
+    std::string names_;  // the title and its zero, then names of fields
 };
 
-Codec& check_codec(lua_State* L) { return *static_cast<Codec*>(luaL_checkudata(L, 1, kCodecType)); }
+const Codec& check_codec(lua_State* L) {
+    return *static_cast<const Codec*>(luaL_checkudata(L, 1, kCodecType));
+}
 
 // A walker's stack: nesting, a key and a value for each level, and what an error takes.
 void prepare(lua_State* L, int arguments) {
@@ -906,20 +936,9 @@ void prepare(lua_State* L, int arguments) {
 int packet_compile(lua_State* L) {
     luaL_checkany(L, 1);
     const std::string_view name = check_string(L, 2);
-    auto* codec = new (lua_newuserdata(L, sizeof(Codec))) Codec;
-    luaL_getmetatable(L, kCodecType);
-    lua_setmetatable(L, -2);
-    codec->name = name;
     lua_pushvalue(L, 1);
-    Compiler(L, *codec).compile();
+    Compiler(L, name).compile();
     return 1;
-}
-
-int codec_collect(lua_State* L) {
-    check_codec(L).~Codec();
-    lua_pushnil(L);
-    lua_setmetatable(L, 1);
-    return 0;
 }
 
 // codec:encode(value) -> bytes
@@ -1122,8 +1141,6 @@ void push_packet_library(lua_State* L) {
         lua_newtable(L);
         luaL_setfuncs(L, kCodecMethods, 0);
         lua_setfield(L, -2, "__index");
-        lua_pushcfunction(L, codec_collect);
-        lua_setfield(L, -2, "__gc");
         lua_pushboolean(L, 0);
         lua_setfield(L, -2, "__metatable");
     }
