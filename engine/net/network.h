@@ -115,7 +115,8 @@ class Network {
     Status abort(ConnectionId id);
 
     // From now on `owner` gets the events: `opened` first, then what the former owner has
-    // been sent but not seen, then the rest. Reading goes on if it was paused.
+    // been sent but not seen, then the rest. Reading goes on if it was paused. While it is
+    // being handed over a further owner gets it after that, if it is open then.
     // Errors: dead (connection or owner), unavailable (not open yet).
     Status hand_over(ConnectionId id, Handle owner);
 
