@@ -26,9 +26,8 @@ class Actor {
   public:
     virtual ~Actor() = default;
 
-    // A turn is some messages in a row on one worker.
-    virtual void turn_begins() {}
-    virtual void turn_ends() {}
+    // A turn, some messages in a row on one worker, took so many cycles (see cycles.h).
+    virtual void turn_ends(std::uint64_t cycles) { (void)cycles; }
 
     // Handles one message, control messages included.
     virtual void receive(MessagePtr message) = 0;
@@ -43,11 +42,11 @@ class Actor {
 
 struct ActorCell {
     Mailbox mailbox;
-    std::unique_ptr<Actor> actor;         // the worker that runs it
-    bool finished = false;                // the worker that runs it: bury it after this turn
-    ActorCell* next_runnable = nullptr;   // whoever holds it: a run queue, or nobody
+    std::unique_ptr<Actor> actor;          // the worker that runs it
+    bool finished = false;                 // the worker that runs it: bury it after this turn
+    ActorCell* next_runnable = nullptr;    // whoever holds it: a run queue, or nobody
     std::atomic<bool> wants_drain{false};  // somebody paused until the mailbox has room again
-    std::uint32_t index = 0;              // constant: its place in the pool
+    std::uint32_t index = 0;               // constant: its place in the pool
 };
 
 }  // namespace perilune

@@ -34,9 +34,7 @@ BlockingPoolOptions blocking_options(const KernelOptions& options) {
 
 // Whether the limits of a mailbox apply: only to what a service may send at will. Replies,
 // timers and socket events are bounded by what the receiver itself has asked for.
-bool is_bounded(MessageKind kind) {
-    return kind == MessageKind::send || kind == MessageKind::call || kind == MessageKind::topic;
-}
+bool is_bounded(MessageKind kind) { return kind == MessageKind::send || kind == MessageKind::call; }
 
 }  // namespace
 
@@ -108,10 +106,15 @@ Result<Handle> Kernel::add_service(ActorCell* cell, void* local, std::uint32_t m
     return handle;
 }
 
-void Kernel::remove_service(Handle handle, std::string_view reason) {
-    if (!registry_.alive(handle)) return;
+std::vector<Handle> Kernel::remove_service(Handle handle) {
+    if (!registry_.alive(handle)) return {};
     counters_.services_ended.fetch_add(1, std::memory_order_relaxed);
-    for (const Handle watcher : registry_.remove(handle)) {
+    return registry_.remove(handle);
+}
+
+void Kernel::tell_down(Handle handle, const std::vector<Handle>& watchers,
+                       std::string_view reason) {
+    for (const Handle watcher : watchers) {
         MessagePtr message = make_message(MessageKind::down, watcher, handle, 0);
         message->set_payload(reason);
         (void)post(message);
@@ -167,7 +170,9 @@ PostResult Kernel::post_control(MessagePtr message) {
 void Kernel::refuse(MessagePtr message, CallOutcome outcome, std::string_view text) {
     if (message->session == 0 || message->kind == MessageKind::reply ||
         message->kind == MessageKind::failure || message->kind == MessageKind::timer ||
-        message->kind == MessageKind::socket || message->kind == MessageKind::work) {
+        message->kind == MessageKind::socket || message->kind == MessageKind::work ||
+        message->kind == MessageKind::down || message->kind == MessageKind::ready ||
+        message->kind == MessageKind::link) {
         if (message->kind == MessageKind::send) {
             counters_.dead_letters.fetch_add(1, std::memory_order_relaxed);
         } else if (message->kind == MessageKind::reply || message->kind == MessageKind::failure) {
@@ -228,7 +233,6 @@ Kernel::TurnEnd Kernel::run_turn(ActorCell* cell, std::uint64_t began_at,
     std::uint64_t dispatch = serial.load(std::memory_order_relaxed);
     std::int64_t taken_bytes = 0;
     int messages = 0;
-    actor.turn_begins();
     while (!cell->finished) {
         MessagePtr message;
         if (mailbox.has_control()) message = mailbox.pop_control();
@@ -243,12 +247,12 @@ Kernel::TurnEnd Kernel::run_turn(ActorCell* cell, std::uint64_t began_at,
         if (++messages == kTurnMessages) break;
         if (began_at != 0 && messages % 4 == 0 && cycles_now() - began_at > turn_cycles_) break;
     }
-    actor.turn_ends();
+    stats.messages = messages;
+    stats.ended_at = began_at == 0 ? 0 : cycles_now();
+    actor.turn_ends(stats.ended_at - began_at);
     if (on_turn_end_) on_turn_end_();
     mailbox.settle();
     if (taken_bytes != 0) scheduler_->messages_taken(taken_bytes);
-    stats.messages = messages;
-    stats.ended_at = began_at == 0 ? 0 : cycles_now();
     if (cell->finished) {
         bury(cell);
         return TurnEnd::buried;

@@ -32,15 +32,15 @@
 namespace perilune {
 
 struct KernelOptions {
-    int workers = 0;        // threads that run services; 0: one a core
-    int max_spares = 4;     // more threads while all workers are stuck in long dispatches
-    bool seeded = false;    // one thread, virtual time, an order that `seed` decides
+    int workers = 0;      // threads that run services; 0: one a core
+    int max_spares = 4;   // more threads while all workers are stuck in long dispatches
+    bool seeded = false;  // one thread, virtual time, an order that `seed` decides
     std::uint64_t seed = 1;
     std::uint64_t mailbox_messages = kMailboxMessages;
     std::uint64_t mailbox_bytes = kMailboxBytes;
     std::uint64_t node_mailbox_bytes = 1u << 30;
-    int report_ms = 100;      // a dispatch that takes longer is reported
-    int interrupt_ms = 5000;  // ... and ended
+    int report_ms = 100;       // a dispatch that takes longer is reported
+    int interrupt_ms = 5000;   // ... and ended
     int interrupt_signal = 0;  // the real-time signal that interrupts; 0: SIGRTMIN + 4
     int blocking_threads = 0;  // 0: min(cores, 4)
     int blocking_queue = 256;
@@ -51,11 +51,11 @@ enum class PostResult : std::uint8_t { ok, dead, overloaded };
 
 // What an operator sees. Each is counted once, where it happens.
 struct KernelCounters {
-    std::atomic<std::uint64_t> dead_letters{0};       // sends to services that had died
-    std::atomic<std::uint64_t> refused_dead{0};       // posts refused: no such service
+    std::atomic<std::uint64_t> dead_letters{0};        // sends to services that had died
+    std::atomic<std::uint64_t> refused_dead{0};        // posts refused: no such service
     std::atomic<std::uint64_t> refused_overloaded{0};  // posts refused: a mailbox was full
-    std::atomic<std::uint64_t> late_replies{0};       // answers that nobody waited for any more
-    std::atomic<std::uint64_t> calls_failed{0};       // outcomes other than ok and error
+    std::atomic<std::uint64_t> late_replies{0};        // answers that nobody waited for any more
+    std::atomic<std::uint64_t> calls_failed{0};        // outcomes other than ok and error
     std::atomic<std::uint64_t> services_started{0};
     std::atomic<std::uint64_t> services_ended{0};
 };
@@ -88,10 +88,12 @@ class Kernel {
     void launch(ActorCell* cell);
 
     Result<Handle> add_service(ActorCell* cell, void* local, std::uint32_t max_messages = 0);
-    // The service is dead: its handle and names at once; then who monitors it is told. What
-    // waits for it is answered `dead` when its actor meets it (see refuse). Its timers, sockets
-    // and open requests are its actor's to release, before.
-    void remove_service(Handle handle, std::string_view reason);
+    // The service is dead: its handle and names are gone at once. Returns who monitored it, for
+    // tell_down(). What waits for it is answered `dead` when its actor meets it (see refuse);
+    // its timers, sockets and open requests are its actor's to release.
+    std::vector<Handle> remove_service(Handle handle);
+    // The last act of a service: each monitor gets one `down` message with the reason.
+    void tell_down(Handle handle, const std::vector<Handle>& watchers, std::string_view reason);
 
     // --- messages ---
 

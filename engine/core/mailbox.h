@@ -81,9 +81,7 @@ class Mailbox {
     MessagePtr pop();
     // The oldest control message, or null. Owner.
     MessagePtr pop_control();
-    bool has_control() const {
-        return control_.load() != nullptr || control_taken_ != nullptr;
-    }
+    bool has_control() const { return control_.load() != nullptr || control_taken_ != nullptr; }
 
     // Gives back the room of what was popped since the last call: once a turn, not once a
     // message. Owner.
@@ -109,9 +107,7 @@ class Mailbox {
   private:
     static Message* idle_mark() { return reinterpret_cast<Message*>(1); }
     static Message* closed_mark() { return reinterpret_cast<Message*>(2); }
-    static bool is_mark(const Message* head) {
-        return reinterpret_cast<std::uintptr_t>(head) <= 2;
-    }
+    static bool is_mark(const Message* head) { return reinterpret_cast<std::uintptr_t>(head) <= 2; }
     static Message* reversed(Message* newest);
 
     // Any thread.

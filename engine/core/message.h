@@ -25,13 +25,16 @@ enum class MessageKind : std::uint8_t {
     timer,    // timer `session` of the receiver is due; `id` is its TimerId
     socket,   // `detail` is a SocketEvent of connection `id`
     down,     // the service `from` that the receiver monitors has died
-    topic,    // something published: topic name and values
     work,     // blocking work is done; `session` tells which
+    start,    // begin the service `to`; answered when it has started
+    link,     // `from` and the receiver are bound to each other
+    ready,    // the receiver has told itself to go on with what it has begun
     // On the control list, looked at before each message:
     stop,     // run on_stop, then die
     kill,     // die at once
     reload,   // load the script again; `session` is answered
     inspect,  // a debug command; `session` is answered
+    shrink,   // give up what can be had again: compiled code, free memory
 };
 
 // How a call ends. The numbers are part of the format between nodes.

@@ -56,7 +56,8 @@ class PayloadWriter {
   private:
     void grow(std::size_t count) {
         const std::size_t used = size();
-        const std::size_t wanted = std::max<std::size_t>(used + count, std::max<std::size_t>(2 * used, 512));
+        const std::size_t wanted =
+            std::max<std::size_t>(used + count, std::max<std::size_t>(2 * used, 512));
         BufferRef larger(Buffer::create(wanted));
         if (used != 0) std::memcpy(larger.get()->data(), begin_, used);
         buffer_ = std::move(larger);

@@ -20,7 +20,7 @@ struct SchedulerCounters {
     std::uint64_t turns = 0;
     std::uint64_t messages = 0;
     std::uint64_t steals = 0;
-    std::uint64_t wakes = 0;         // parked workers and sleeping pollers that were woken
+    std::uint64_t wakes = 0;  // parked workers and sleeping pollers that were woken
     std::uint64_t spares_started = 0;
     std::uint64_t long_dispatches = 0;  // reported by the watchdog
     std::uint64_t interrupts = 0;       // ended by the watchdog

@@ -44,20 +44,20 @@ struct Worker {
     // The cell woken last by the running one: it runs next, here, while its message is in this
     // core's cache. Others may take it only while `stuck`.
     std::atomic<ActorCell*> next{nullptr};
-    std::atomic<bool> stuck{false};          // watchdog: in one dispatch for over 2 ms
-    std::atomic<bool> active{false};         // the thread exists and has not retired
-    std::atomic<std::uint64_t> serial{0};    // odd while a message is being handled
+    std::atomic<bool> stuck{false};        // watchdog: in one dispatch for over 2 ms
+    std::atomic<bool> active{false};       // the thread exists and has not retired
+    std::atomic<std::uint64_t> serial{0};  // odd while a message is being handled
     std::atomic<ActorCell*> running{nullptr};
     std::atomic<std::uint64_t> interrupt_serial{0};  // the dispatch that an interrupt is for
     std::atomic<std::uint8_t> interrupt_level{0};
-    std::atomic<std::uint64_t> turns{0};     // counters: written here, read by anybody
+    std::atomic<std::uint64_t> turns{0};  // counters: written here, read by anybody
     std::atomic<std::uint64_t> messages{0};
     std::atomic<std::uint64_t> steals{0};
 
     // This worker's thread only.
     std::thread thread;
-    int next_streak = 0;            // how often in a row the next slot was taken
-    int posted_in_dispatch = 0;     // see WorkScheduler::message_posted
+    int next_streak = 0;         // how often in a row the next slot was taken
+    int posted_in_dispatch = 0;  // see WorkScheduler::message_posted
     std::uint32_t ticks = 0;
     std::uint32_t steal_from = 0;
     std::int64_t mailbox_charge = 0;  // bytes not yet told to the node's total

@@ -29,27 +29,32 @@ namespace perilune {
 class Network;
 class Vm;
 
+// Message::detail of a send whose command is the receiver's own choice (a topic): on_... may be.
+inline constexpr std::uint8_t kOwnCommand = 1;
+// What a service that uses none of the changed scripts answers to a reload.
+inline constexpr std::string_view kReloadSkipped = "-";
+
 struct LuaHostOptions {
     std::vector<std::string> script_folders;  // services and the game's modules
     std::string library_folder;               // lualib
     std::string data_folder = "data";         // perilune.file stays below it
-    std::size_t memory_bytes = 256u << 20;    // soft limit of an isolated service, or of a group's VM
+    std::size_t memory_bytes = 256u << 20;  // soft limit of an isolated service, or of a group's VM
     int call_limit_ms = 5000;
     int start_limit_ms = 30000;
     int stop_limit_ms = 10000;
     bool jit = true;
-    int jit_after_ms = 50;  // processor time after which a VM gets the compiler
-    int jit_vms = 256;      // VMs that may have it at a time
-    int group_services = 512;  // light services a VM
+    int jit_after_ms = 50;             // processor time after which a VM gets the compiler
+    int jit_vms = 256;                 // VMs that may have it at a time
+    int group_services = 512;          // light services a VM
     std::vector<std::string> trusted;  // scripts that get all of Lua: io, os, debug, ffi, package
     Table env;                         // perilune.env(name)
 };
 
 struct SpawnRequest {
     std::string script;
-    std::string options;      // a payload of one value, or empty
-    std::string name;         // "" for none
-    std::string group;        // "" for an isolated service
+    std::string options;           // a payload of one value, or empty
+    std::string name;              // "" for none
+    std::string group;             // "" for an isolated service
     std::size_t memory_bytes = 0;  // 0: the default
     std::uint32_t mailbox = 0;     // 0: the default
     // Who gets the reply, the handle, once on_start has returned; or the failure.
@@ -87,14 +92,9 @@ class LuaHost {
     bool kill(Handle handle, std::string_view reason = "kill");
 
     // Has services load their script again: those of that name or of that script, or, with "",
-    // all whose scripts have changed. Each answers `from` and `session` with a reply of
-    // {true, version}, or of {false, text}. Returns how many answers will come and problems
-    // with scripts that don't parse, one line each.
-    struct ReloadStarted {
-        int services = 0;
-        std::vector<std::string> problems;
-    };
-    ReloadStarted reload(std::string_view name, Handle from, std::uint64_t session);
+    // all whose scripts have changed. When each has, `from` and `session` get the reply
+    // {count, {problem, ...}}. False when a reload is under way already.
+    bool reload(std::string_view name, Handle from, std::uint64_t session);
 
     // A module that scripts get by require(name). Before the first service.
     void add_module(const std::string& name, Opener opener);
@@ -113,8 +113,11 @@ class LuaHost {
 
     // --- for VMs ---
 
-    // The service is gone: its topics and claims go, and its place in its group.
-    void service_ended(Handle handle, Vm* vm, bool was_light);
+    // The service is gone: its topics and claims go, and its place in its group. True when
+    // its VM has no service left and gets no new one.
+    bool service_ended(Handle handle, Vm* vm, bool was_light);
+    // One service of the reload under way is done; `problem` is "" when it runs the new script.
+    void reload_done(std::string_view problem);
     // True when `vm` may turn its compiler on now; the one that had it and was idle for longest
     // is told to give it up.
     bool promote(Vm* vm);
@@ -128,6 +131,8 @@ class LuaHost {
     ScriptCache& library() { return library_; }
     const LuaHostOptions& options() const { return options_; }
     LuaHostCounters& counters() { return counters_; }
+    // What an operator sees of the node: perilune.NodeStats.
+    Table node_stats();
     // Different for each VM; fixed by the seed in a seeded run.
     std::uint64_t next_vm_seed() { return kernel_.random().next() | 1; }
 
@@ -138,7 +143,7 @@ class LuaHost {
             Vm* vm;
             int services;
         };
-        std::vector<Member> vms;
+        std::vector<Member> vms;  // the last one has room, or none has
     };
     struct Subscriber {
         Handle handle;
@@ -149,8 +154,17 @@ class LuaHost {
         std::vector<std::pair<Handle, std::uint64_t>> waiting;
     };
 
-    ActorCell* create_vm(const SpawnRequest& request, Vm** vm);
-    void answer(Handle to, std::uint64_t session, Handle from, const Values& values);
+    // What a reload that is under way waits for.
+    struct Reload {
+        int waiting = 0;
+        int reloaded = 0;
+        std::vector<std::string> problems;
+        Handle from;
+        std::uint64_t session = 0;
+    };
+
+    ActorCell* create_vm(const std::string& group, std::size_t memory_bytes, Vm** vm);
+    void answer(Handle to, std::uint64_t session, const Values& values);
 
     Kernel& kernel_;
     Network* const network_;
@@ -170,6 +184,9 @@ class LuaHost {
 
     std::mutex claims_mutex_;
     std::map<std::string, Claimed, std::less<>> claims_;  // guarded by it
+
+    std::mutex reload_mutex_;
+    std::unique_ptr<Reload> reload_;  // guarded by reload_mutex_; null: none is under way
 
     std::mutex jit_mutex_;
     std::vector<Vm*> jit_vms_;  // guarded by jit_mutex_

@@ -1,0 +1,434 @@
+#include "lua/host.h"
+
+#include <algorithm>
+
+#include "core/codec.h"
+#include "lua/lua_codec.h"
+#include "lua/lua_core.h"
+#include "lua/lua_packet.h"
+#if __has_include("lua/lua_socket.h")
+#include "lua/lua_socket.h"
+#define HAVE_SOCKET 1
+#endif
+#include "lua/vm.h"
+
+namespace perilune {
+
+namespace {
+
+PagePool::Options pool_options(const Kernel& kernel, bool seeded) {
+    PagePool::Options options;
+    (void)kernel;
+    // A fixed place, so that a seeded run has the same addresses, on which pairs depends.
+    if (seeded) options.base = std::uintptr_t{0x100000000000};
+    return options;
+}
+
+}  // namespace
+
+LuaHost::LuaHost(Kernel& kernel, Network* network, LuaHostOptions options)
+    : kernel_(kernel),
+      network_(network),
+      options_(std::move(options)),
+      scripts_(options_.script_folders),
+      library_({options_.library_folder}) {
+    Result<std::unique_ptr<PagePool>> pool =
+        PagePool::create(pool_options(kernel, kernel.seeded()));
+    if (!pool.ok()) {
+        // Another seeded node of this process has the place: its addresses stay reproducible.
+        kernel.log().warn("host", "%s", pool.status().message());
+        pool = PagePool::create(PagePool::Options{});
+    }
+    pages_ = std::move(pool.value());
+    add_module("perilune.core", push_core_library);
+    add_module("perilune.codec", push_codec_library);
+    add_module("perilune.packet", push_packet_library);
+#ifdef HAVE_SOCKET
+    if (network != nullptr) add_module("perilune.native.socket", push_socket_library);
+#endif
+}
+
+LuaHost::~LuaHost() = default;
+
+void LuaHost::add_module(const std::string& name, Opener opener) {
+    modules_[name] = std::move(opener);
+}
+
+const LuaHost::Opener* LuaHost::find_module(std::string_view name) const {
+    const auto found = modules_.find(name);
+    return found == modules_.end() ? nullptr : &found->second;
+}
+
+bool LuaHost::is_trusted(std::string_view script) const {
+    return std::find(options_.trusted.begin(), options_.trusted.end(), script) !=
+           options_.trusted.end();
+}
+
+// --- starting and stopping ---
+
+ActorCell* LuaHost::create_vm(const std::string& group, std::size_t memory_bytes, Vm** vm) {
+    auto actor = std::make_unique<Vm>(*this, group,
+                                      memory_bytes != 0 ? memory_bytes : options_.memory_bytes);
+    *vm = actor.get();
+    ActorCell* cell = kernel_.create_cell(std::move(actor));
+    (*vm)->set_cell(cell);
+    return cell;
+}
+
+Result<Handle> LuaHost::spawn(const SpawnRequest& request) {
+    const Result<std::shared_ptr<const Script>> script = scripts_.get(request.script);
+    if (!script.ok()) return script.status();
+
+    ActorCell* cell = nullptr;
+    Vm* vm = nullptr;
+    bool launch = false;
+    Result<Handle> handle = Status();
+    if (request.group.empty()) {
+        cell = create_vm("", request.memory_bytes, &vm);
+        launch = true;
+        handle = kernel_.add_service(cell, nullptr, request.mailbox);
+    } else {
+        // Under the lock, so that a VM which loses its last service is not chosen as it ends.
+        const std::lock_guard lock(groups_mutex_);
+        Group& group = groups_[request.group];
+        if (group.vms.empty() || group.vms.back().services >= options_.group_services) {
+            // One with room moves to the end.
+            const auto room = std::find_if(group.vms.begin(), group.vms.end(), [&](const auto& m) {
+                return m.services < options_.group_services;
+            });
+            if (room != group.vms.end()) {
+                std::swap(*room, group.vms.back());
+            } else {
+                cell = create_vm(request.group, request.memory_bytes, &vm);
+                launch = true;
+                group.vms.push_back({cell, vm, 0});
+            }
+        }
+        Group::Member& member = group.vms.back();
+        cell = member.cell;
+        // What waits for a light service is bounded on its own, before its VM's mailbox is.
+        const std::uint32_t most =
+            request.mailbox != 0 ? request.mailbox
+                                 : static_cast<std::uint32_t>(kernel_.options().mailbox_messages);
+        handle = kernel_.add_service(cell, nullptr, most);
+        if (handle.ok()) ++member.services;
+    }
+    if (!handle.ok()) return handle.status();
+
+    Status status;
+    if (!request.name.empty()) {
+        status = kernel_.registry().set_name(request.name, handle.value());
+    }
+    MessagePtr message =
+        make_message(status.ok() ? MessageKind::start : MessageKind::kill, handle.value(),
+                     request.from, status.ok() ? request.session : 0);
+    PayloadWriter out = message->writer();
+    wire::write_string(out, request.script);
+    out.append(request.options.data(), request.options.size());
+    message->finish(out);
+    if (request.monitor && status.ok()) {
+        kernel_.registry().monitor(request.from, handle.value());
+    }
+    // A VM that was made for it is launched even if the name was taken: it buries itself.
+    (void)kernel_.post(message);
+    if (launch) kernel_.launch(cell);
+    if (!status.ok()) return status;
+    return handle;
+}
+
+bool LuaHost::stop(Handle handle, Handle from, std::uint64_t session, std::string_view reason) {
+    MessagePtr message = make_message(MessageKind::stop, handle, from, session);
+    message->set_payload(reason);
+    return kernel_.post_control(std::move(message)) == PostResult::ok;
+}
+
+bool LuaHost::kill(Handle handle, std::string_view reason) {
+    MessagePtr message = make_message(MessageKind::kill, handle, {}, 0);
+    message->set_payload(reason);
+    return kernel_.post_control(std::move(message)) == PostResult::ok;
+}
+
+bool LuaHost::service_ended(Handle handle, Vm* vm, bool was_light) {
+    {
+        const std::lock_guard lock(topics_mutex_);
+        const auto mine = topics_of_.find(handle);
+        if (mine != topics_of_.end()) {
+            for (const std::string& topic : mine->second) {
+                std::erase_if(topics_[topic],
+                              [&](const Subscriber& entry) { return entry.handle == handle; });
+                if (topics_[topic].empty()) topics_.erase(topic);
+            }
+            topics_of_.erase(mine);
+        }
+    }
+    std::vector<std::string> claimed;
+    {
+        const std::lock_guard lock(claims_mutex_);
+        for (const auto& [name, claim] : claims_) {
+            if (claim.by == handle) claimed.push_back(name);
+        }
+    }
+    for (const std::string& name : claimed) {
+        settle_claim(name, handle, {}, "the service that was starting it has died");
+    }
+    if (!was_light) return true;
+    const std::lock_guard lock(groups_mutex_);
+    const auto found = groups_.find(vm->group());
+    if (found == groups_.end()) return true;
+    std::vector<Group::Member>& members = found->second.vms;
+    const auto member = std::find_if(members.begin(), members.end(),
+                                     [&](const Group::Member& entry) { return entry.vm == vm; });
+    if (member == members.end() || --member->services > 0) return false;
+    members.erase(member);
+    if (members.empty()) groups_.erase(found);
+    return true;
+}
+
+// --- topics ---
+
+void LuaHost::subscribe(std::string_view topic, Handle handle, std::string_view command) {
+    const std::lock_guard lock(topics_mutex_);
+    auto found = topics_.find(topic);
+    if (found == topics_.end())
+        found = topics_.emplace(std::string(topic), std::vector<Subscriber>()).first;
+    for (Subscriber& entry : found->second) {
+        if (entry.handle == handle) {
+            entry.command = command;
+            return;
+        }
+    }
+    found->second.push_back({handle, std::string(command)});
+    topics_of_[handle].emplace_back(topic);
+}
+
+void LuaHost::unsubscribe(std::string_view topic, Handle handle) {
+    const std::lock_guard lock(topics_mutex_);
+    const auto found = topics_.find(topic);
+    if (found == topics_.end()) return;
+    std::erase_if(found->second, [&](const Subscriber& entry) { return entry.handle == handle; });
+    if (found->second.empty()) topics_.erase(found);
+    std::erase(topics_of_[handle], topic);
+}
+
+int LuaHost::publish(std::string_view topic, Handle from, std::string_view payload) {
+    std::vector<Subscriber> subscribers;
+    {
+        const std::lock_guard lock(topics_mutex_);
+        const auto found = topics_.find(topic);
+        if (found == topics_.end()) return 0;
+        subscribers = found->second;
+    }
+    int count = 0;
+    for (const Subscriber& entry : subscribers) {
+        MessagePtr message = make_message(MessageKind::send, entry.handle, from, 0);
+        // Its own even where the name begins with on_, which others can't call.
+        message->detail = kOwnCommand;
+        PayloadWriter out = message->writer();
+        wire::write_string(out, entry.command);
+        out.append(payload.data(), payload.size());
+        message->finish(out);
+        if (kernel_.post(message) == PostResult::ok) ++count;
+    }
+    return count;
+}
+
+// --- unique ---
+
+LuaHost::Claim LuaHost::claim(std::string_view name, Handle from, std::uint64_t session,
+                              Handle* existing) {
+    const std::lock_guard lock(claims_mutex_);
+    const auto found = claims_.find(name);
+    if (found != claims_.end()) {
+        found->second.waiting.emplace_back(from, session);
+        return Claim::waiting;
+    }
+    *existing = kernel_.registry().find_name(name);
+    if (*existing) return Claim::exists;
+    claims_.emplace(std::string(name), Claimed{from, {}});
+    return Claim::taken;
+}
+
+void LuaHost::settle_claim(std::string_view name, Handle from, Handle started,
+                           std::string_view error) {
+    Claimed claim;
+    {
+        const std::lock_guard lock(claims_mutex_);
+        const auto found = claims_.find(name);
+        if (found == claims_.end() || found->second.by != from) return;
+        claim = std::move(found->second);
+        claims_.erase(found);
+    }
+    for (const auto& [waiter, session] : claim.waiting) {
+        if (started) {
+            answer(waiter, session, {Value(started.value)});
+            continue;
+        }
+        MessagePtr message = make_message(MessageKind::failure, waiter, {}, session);
+        message->detail = static_cast<std::uint8_t>(CallOutcome::error);
+        PayloadWriter out = message->writer();
+        wire::write_string(out, error);
+        message->finish(out);
+        (void)kernel_.post(message);
+    }
+}
+
+void LuaHost::answer(Handle to, std::uint64_t session, const Values& values) {
+    MessagePtr message = make_message(MessageKind::reply, to, {}, session);
+    PayloadWriter out = message->writer();
+    (void)encode(values, out);
+    message->finish(out);
+    (void)kernel_.post(message);
+}
+
+// --- reload ---
+
+bool LuaHost::reload(std::string_view name, Handle from, std::uint64_t session) {
+    {
+        const std::lock_guard lock(reload_mutex_);
+        if (reload_ != nullptr) return false;
+        reload_ = std::make_unique<Reload>();
+        reload_->from = from;
+        reload_->session = session;
+        reload_->waiting = 1;  // this function itself
+    }
+    counters_.reloads.fetch_add(1);
+    std::string problem;
+    std::vector<Handle> targets;
+    const Handle named = name.empty() ? Handle{} : kernel_.registry().find_name(name);
+    if (named) {
+        targets.push_back(named);
+    } else {
+        // The services' own scripts and the modules they required: each VM knows what it uses,
+        // so all are told which scripts are new, and those that use none do nothing.
+        std::vector<std::string> names = scripts_.names();
+        if (!name.empty()) names = {std::string(name)};
+        for (const std::string& script : names) {
+            const Result<std::shared_ptr<const Script>> fresh = scripts_.refresh(script);
+            if (!fresh.ok())
+                problem += (problem.empty() ? "" : "\n") + std::string(fresh.status().message());
+        }
+        if (problem.empty()) targets = kernel_.registry().handles();
+    }
+    for (const Handle target : targets) {
+        MessagePtr message = make_message(MessageKind::reload, target, from, 0);
+        message->detail = named ? 1 : 0;
+        message->set_payload(name);
+        {
+            const std::lock_guard lock(reload_mutex_);
+            ++reload_->waiting;
+        }
+        if (kernel_.post_control(std::move(message)) != PostResult::ok) reload_done(kReloadSkipped);
+    }
+    reload_done(problem.empty() ? kReloadSkipped : problem);
+    return true;
+}
+
+void LuaHost::reload_done(std::string_view problem) {
+    std::unique_ptr<Reload> finished;
+    {
+        const std::lock_guard lock(reload_mutex_);
+        if (reload_ == nullptr) return;
+        if (problem.empty()) {
+            ++reload_->reloaded;
+        } else if (problem != kReloadSkipped) {
+            reload_->problems.emplace_back(problem);
+        }
+        if (--reload_->waiting > 0) return;
+        finished = std::move(reload_);
+    }
+    counters_.reload_refusals.fetch_add(finished->problems.size());
+    for (const std::string& text : finished->problems) {
+        kernel_.log().write(LogLevel::error, "reload", text, LogText::lines);
+    }
+    if (finished->reloaded > 0) {
+        kernel_.log().info("reload", "%d services run their new script", finished->reloaded);
+    }
+    Values problems(finished->problems.begin(), finished->problems.end());
+    answer(finished->from, finished->session,
+           {Value(finished->reloaded), Value::array(std::move(problems))});
+}
+
+// --- the compiler's budget ---
+
+bool LuaHost::promote(Vm* vm) {
+    const std::lock_guard lock(jit_mutex_);
+    if (static_cast<int>(jit_vms_.size()) >= options_.jit_vms) {
+        if (jit_vms_.empty()) return false;
+        const auto idle =
+            std::min_element(jit_vms_.begin(), jit_vms_.end(), [](const Vm* left, const Vm* right) {
+                return left->last_active_ns() < right->last_active_ns();
+            });
+        // It gives the place up by itself; whoever asks next gets it.
+        if (kernel_.clock().coarse_ns() - (*idle)->last_active_ns() > kNsPerSecond) {
+            MessagePtr message =
+                make_message(MessageKind::shrink, (*idle)->control_handle(), {}, 0);
+            (void)kernel_.post_control(std::move(message));
+        }
+        return false;
+    }
+    jit_vms_.push_back(vm);
+    counters_.jit_vms.store(jit_vms_.size());
+    counters_.jit_promotions.fetch_add(1);
+    return true;
+}
+
+void LuaHost::demoted(Vm* vm) {
+    const std::lock_guard lock(jit_mutex_);
+    std::erase(jit_vms_, vm);
+    counters_.jit_vms.store(jit_vms_.size());
+}
+
+void LuaHost::vm_ended(Vm* vm) { demoted(vm); }
+
+Table LuaHost::node_stats() {
+    Table counters;
+    const auto put = [&](const char* name, std::uint64_t value) {
+        counters.emplace_back(name, value);
+    };
+    const KernelCounters& kernel = kernel_.counters();
+    put("dead_letters", kernel.dead_letters);
+    put("refused_dead", kernel.refused_dead);
+    put("refused_overloaded", kernel.refused_overloaded);
+    put("late_replies", kernel.late_replies);
+    put("calls_failed", kernel.calls_failed);
+    put("services_started", kernel.services_started);
+    put("services_ended", kernel.services_ended);
+    const SchedulerCounters scheduler = kernel_.scheduler().counters();
+    put("turns", scheduler.turns);
+    put("messages", scheduler.messages);
+    put("steals", scheduler.steals);
+    put("wakes", scheduler.wakes);
+    put("workers", static_cast<std::uint64_t>(scheduler.workers));
+    put("spares", static_cast<std::uint64_t>(scheduler.spares));
+    put("spares_started", scheduler.spares_started);
+    put("long_dispatches", scheduler.long_dispatches);
+    put("interrupts", scheduler.interrupts);
+    put("vms", counters_.vms);
+    put("jit_vms", counters_.jit_vms);
+    put("jit_promotions", counters_.jit_promotions);
+    put("lua_errors", counters_.lua_errors);
+    put("memory_kills", counters_.memory_kills);
+    put("interrupted_requests", counters_.interrupted_requests);
+    put("reloads", counters_.reloads);
+    put("reload_refusals", counters_.reload_refusals);
+    const TimerWheel::Counters timers = kernel_.timers().counters();
+    put("timers_added", timers.added);
+    put("timers_expired", timers.expired);
+    put("timers_waiting", timers.waiting);
+    const BlockingPool::Counters blocking = kernel_.blocking().counters();
+    put("blocking_submitted", blocking.submitted);
+    put("blocking_refused", blocking.refused);
+    const Log::Counters log = kernel_.log().counters();
+    put("log_written", log.written);
+    put("log_dropped", log.dropped);
+    put("log_failed", log.failed);
+    Table names;
+    for (const auto& [name, handle] : kernel_.registry().names()) {
+        names.emplace_back(name, handle.value);
+    }
+    return {{"services", kernel_.registry().size()},
+            {"counters", std::move(counters)},
+            {"names", std::move(names)}};
+}
+
+}  // namespace perilune

@@ -1,0 +1,155 @@
+#include "lua/lua_core.h"
+
+#include <cstring>
+#include <string>
+
+#include "lua/lua_shared.h"
+#include "lua/sandbox.h"
+#include "lua/vm.h"
+
+namespace perilune {
+
+Handle check_address(lua_State* L, int index) {
+    if (lua_type(L, index) == LUA_TNUMBER) {
+        const lua_Number number = lua_tonumber(L, index);
+        if (number >= 0 && number < 9007199254740992.0) {
+            return Handle{static_cast<std::uint64_t>(number)};
+        }
+    } else if (lua_type(L, index) == LUA_TSTRING) {
+        std::size_t size = 0;
+        const char* name = lua_tolstring(L, index, &size);
+        return Vm::of(L).kernel().registry().find_name({name, size});
+    }
+    luaL_argerror(L, index, "a handle or the name of a service expected");
+    return {};
+}
+
+namespace {
+
+// core.native(name) -> function | nil
+int core_native(lua_State* L) {
+    const char* name = luaL_checkstring(L, 1);
+    for (const luaL_Reg* functions : {kMessageFunctions, kServiceFunctions, kTimeFunctions}) {
+        for (const luaL_Reg* entry = functions; entry->name != nullptr; ++entry) {
+            if (std::strcmp(entry->name, name) == 0) {
+                lua_pushcfunction(L, entry->func);
+                return 1;
+            }
+        }
+    }
+    if (std::strcmp(name, "log") == 0) {
+        push_log_library(L);
+        return 1;
+    }
+    return 0;
+}
+
+bool log_level_of(const char* name, LogLevel* level) {
+    static const struct {
+        const char* name;
+        LogLevel level;
+    } kLevels[] = {{"trace", LogLevel::trace}, {"debug", LogLevel::debug}, {"info", LogLevel::info},
+                   {"warn", LogLevel::warn},   {"error", LogLevel::error}, {"off", LogLevel::off}};
+    for (const auto& entry : kLevels) {
+        if (std::strcmp(entry.name, name) == 0) {
+            *level = entry.level;
+            return true;
+        }
+    }
+    return false;
+}
+
+int log_write(lua_State* L, LogLevel level) {
+    Vm& vm = Vm::of(L);
+    Log& log = vm.kernel().log();
+    if (!log.enabled(level)) return 0;
+    const int count = lua_gettop(L);
+    luaL_checkany(L, 1);
+    if (count > 1) {
+        // string.format of the state's own library, which a script can't replace.
+        luaL_checkstring(L, 1);
+        lua_pushliteral(L, "");
+        lua_getfield(L, -1, "format");
+        lua_replace(L, -2);
+        lua_insert(L, 1);
+        lua_call(L, count, 1);
+    } else if (!lua_isstring(L, 1)) {
+        lua_getglobal(L, "tostring");
+        lua_insert(L, 1);
+        lua_call(L, 1, 1);
+    }
+    std::size_t size = 0;
+    const char* text = lua_tolstring(L, -1, &size);
+    if (text == nullptr) return 0;
+    log.write(level, vm.describe(vm.service(L)), {text, size});
+    return 0;
+}
+
+int log_debug(lua_State* L) { return log_write(L, LogLevel::debug); }
+int log_info(lua_State* L) { return log_write(L, LogLevel::info); }
+int log_warn(lua_State* L) { return log_write(L, LogLevel::warn); }
+int log_error(lua_State* L) { return log_write(L, LogLevel::error); }
+
+int log_level(lua_State* L) {
+    const char* name = luaL_checkstring(L, 1);
+    LogLevel level = LogLevel::info;
+    if (!log_level_of(name, &level)) {
+        return luaL_argerror(L, 1, "trace, debug, info, warn, error or off expected");
+    }
+    Vm& vm = Vm::of(L);
+    vm.kernel().log().set_level(vm.describe(vm.service(L)), level);
+    return 0;
+}
+
+// core.on_event(kind, handler)
+int core_on_event(lua_State* L) {
+    luaL_checkstring(L, 1);
+    luaL_checktype(L, 2, LUA_TFUNCTION);
+    Service& service = Vm::of(L).service(L);
+    if (service.events == LUA_NOREF) {
+        lua_newtable(L);
+        service.events = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+    lua_rawgeti(L, LUA_REGISTRYINDEX, service.events);
+    lua_pushvalue(L, 1);
+    lua_pushvalue(L, 2);
+    lua_rawset(L, -3);
+    return 0;
+}
+
+// core.clients() -> the second table of the running service | nil
+int core_clients(lua_State* L) {
+    const Service& service = Vm::of(L).service(L);
+    if (service.clients == LUA_NOREF) return 0;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, service.clients);
+    return 1;
+}
+
+// core.commands() -> the first table of the running service
+int core_commands(lua_State* L) {
+    const Service& service = Vm::of(L).service(L);
+    if (service.commands == LUA_NOREF) return 0;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, service.commands);
+    return 1;
+}
+
+const luaL_Reg kCoreFunctions[] = {{"native", core_native},   {"on_event", core_on_event},
+                                   {"clients", core_clients}, {"commands", core_commands},
+                                   {"finish", finish_call},   {nullptr, nullptr}};
+
+}  // namespace
+
+void push_log_library(lua_State* L) {
+    static const luaL_Reg kLogFunctions[] = {{"debug", log_debug}, {"info", log_info},
+                                             {"warn", log_warn},   {"error", log_error},
+                                             {"level", log_level}, {nullptr, nullptr}};
+    lua_createtable(L, 0, 5);
+    luaL_register(L, nullptr, kLogFunctions);
+}
+
+void push_core_library(lua_State* L) {
+    lua_createtable(L, 0, 8);
+    luaL_register(L, nullptr, kCoreFunctions);
+}
+
+}  // namespace perilune

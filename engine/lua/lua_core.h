@@ -1,0 +1,28 @@
+// perilune and perilune.core: the native part of the API.
+//
+// Purpose:   one function for each entry of lualib/meta/perilune.lua and core.lua that is
+//            native; each appears in Lua at its first use, so that an idle VM stays small.
+// Threads:   the worker that runs the VM.
+// Ownership: none.
+#pragma once
+
+#include "core/ids.h"
+#include "lua.hpp"
+
+namespace perilune {
+
+// Pushes `perilune.core`: {native = function(name) -> function | nil, ...}.
+void push_core_library(lua_State* L);
+// Pushes the table perilune.log.
+void push_log_library(lua_State* L);
+
+// The service that a handle or a name at `index` means; an empty handle when no service has
+// that name. Raises when it is neither.
+Handle check_address(lua_State* L, int index);
+
+// The functions of each part, ending with a null name. Sorted into files by what they do.
+extern const luaL_Reg kMessageFunctions[];  // lua_messages.cpp
+extern const luaL_Reg kServiceFunctions[];  // lua_services.cpp
+extern const luaL_Reg kTimeFunctions[];     // lua_time.cpp
+
+}  // namespace perilune

@@ -1,0 +1,234 @@
+// send, call and their kin: check arguments, pack them into a message, post it.
+
+#include "lua/lua_codec.h"
+#include "lua/lua_core.h"
+#include "lua/sandbox.h"
+#include "lua/vm.h"
+
+namespace perilune {
+
+namespace {
+
+constexpr std::uint16_t kMaxHops = 16;  // of a request that services redirect
+
+// Packs command and arguments (first..top) into `message`; raises when they can't be sent.
+// The command counts as argument 0 in errors: it is checked before.
+void pack_command(lua_State* L, int first, MessagePtr& message) {
+    if (lua_type(L, first) != LUA_TSTRING) {
+        message.reset();
+        luaL_argerror(L, first, "the name of a command expected");
+    }
+    PayloadWriter out = message->writer();
+    std::size_t size = 0;
+    const char* command = lua_tolstring(L, first, &size);
+    wire::write_string(out, command, size);
+    const Status status = pack(L, first + 1, lua_gettop(L), out);
+    if (!status.ok()) {
+        message.reset();
+        lua_pushfstring(L, "\"%s\": %s", command, status.message());
+        out = PayloadWriter();
+        luaL_error(L, "%s", lua_tostring(L, -1));
+    }
+    message->finish(out);
+}
+
+int push_not_sent(lua_State* L, PostResult result) {
+    lua_pushboolean(L, 0);
+    lua_pushstring(L, result == PostResult::dead ? "dead" : "overloaded");
+    return 2;
+}
+
+// What a call that can't even be posted ends as.
+int push_refused(lua_State* L, int to, PostResult result) {
+    const char* text = nullptr;
+    if (result == PostResult::dead) {
+        text = lua_type(L, to) == LUA_TSTRING
+                   ? lua_pushfstring(L, "there is no service named \"%s\"", lua_tostring(L, to))
+                   : lua_pushfstring(L, "the service is dead or never was");
+    } else {
+        text = "the mailbox of the service is full";
+    }
+    return push_failure(L, result == PostResult::dead ? CallOutcome::dead : CallOutcome::overloaded,
+                        text);
+}
+
+// send(to, command, ...) -> true | false, "dead"|"overloaded"
+int message_send(lua_State* L) {
+    Vm& vm = Vm::of(L);
+    const Handle to = check_address(L, 1);
+    const Handle self = vm.service(L).handle;
+    MessagePtr message = make_message(MessageKind::send, to, self, 0);
+    pack_command(L, 2, message);
+    const PostResult result = vm.kernel().post(message);
+    if (result != PostResult::ok) return push_not_sent(L, result);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+int call_with_limit(lua_State* L, Vm& vm, int to_index, std::int64_t limit_ms) {
+    const Handle to = check_address(L, to_index);
+    Task& task = vm.yieldable_task(L, "perilune.call");
+    MessagePtr message = make_message(MessageKind::call, to, task.service->handle, 0);
+    pack_command(L, to_index + 1, message);
+    message->session = vm.begin_wait(task, WaitKind::call, to, limit_ms);
+    PostResult result = PostResult::overloaded;
+    if (message->session != 0) {
+        const std::uint64_t session = message->session;
+        result = vm.kernel().post(message);
+        if (result != PostResult::ok) vm.drop_wait(session);
+    }
+    if (result != PostResult::ok) {
+        vm.kernel().counters().calls_failed.fetch_add(1, std::memory_order_relaxed);
+        return push_refused(L, to_index, result);
+    }
+    return lua_yield(L, 0);
+}
+
+// core call(to, command, ...) -> results, or a failure for core.finish
+int message_call(lua_State* L) {
+    Vm& vm = Vm::of(L);
+    return call_with_limit(L, vm, 1, vm.host().options().call_limit_ms);
+}
+
+// core call_within(ms, to, command, ...)
+int message_call_within(lua_State* L) {
+    const lua_Number limit = luaL_checknumber(L, 1);
+    luaL_argcheck(L, limit >= 0 && limit <= 9007199254740992.0, 1,
+                  "milliseconds from 0 (no limit) expected");
+    return call_with_limit(L, Vm::of(L), 2, static_cast<std::int64_t>(limit));
+}
+
+// --- answers that come later ---
+
+constexpr const char* kDeferredType = "perilune.deferred";
+
+struct Deferred {
+    std::uint64_t number;
+    Handle service;
+};
+
+// reply(...): given to whoever called the command that deferred.
+int deferred_reply(lua_State* L) {
+    auto& deferred = *static_cast<Deferred*>(lua_touserdata(L, lua_upvalueindex(1)));
+    Vm& vm = Vm::of(L);
+    Service& service = vm.service(L);
+    if (service.handle != deferred.service) {
+        return luaL_error(L, "reply: another service's request");
+    }
+    MessagePtr request = vm.take_deferred(service, deferred.number);
+    if (request == nullptr) return luaL_error(L, "reply: this request has been answered already");
+    vm.reply(std::move(request), L, 1);
+    return 0;
+}
+
+int deferred_collect(lua_State* L) {
+    const auto& deferred = *static_cast<Deferred*>(lua_touserdata(L, 1));
+    Vm& vm = Vm::of(L);
+    Service* service = vm.find_service(deferred.service);
+    if (service == nullptr) return 0;
+    MessagePtr request = vm.take_deferred(*service, deferred.number);
+    if (request != nullptr) {
+        vm.reply_error(std::move(request), "the service forgot to answer (perilune.defer)");
+    }
+    return 0;
+}
+
+// defer() -> reply
+int message_defer(lua_State* L) {
+    Vm& vm = Vm::of(L);
+    Service& service = vm.service(L);
+    Task& task = *vm.current();
+    if (task.request == nullptr) {
+        // Sent, not called: nobody waits, and the same code may serve both.
+        lua_pushcfunction(L, [](lua_State*) { return 0; });
+        return 1;
+    }
+    auto* deferred = static_cast<Deferred*>(lua_newuserdata(L, sizeof(Deferred)));
+    *deferred = {vm.defer(service, vm.take_request(task)), service.handle};
+    if (luaL_newmetatable(L, kDeferredType)) {
+        lua_pushcfunction(L, deferred_collect);
+        lua_setfield(L, -2, "__gc");
+    }
+    lua_setmetatable(L, -2);
+    lua_pushcclosure(L, deferred_reply, 1);
+    return 1;
+}
+
+// redirect(to, command, ...) -> true | false, why
+int message_redirect(lua_State* L) {
+    Vm& vm = Vm::of(L);
+    const Handle to = check_address(L, 1);
+    vm.service(L);
+    Task& task = *vm.current();
+    const bool is_call = task.request != nullptr;
+    MessagePtr message = make_message(is_call ? MessageKind::call : MessageKind::send, to,
+                                      task.sender, is_call ? task.request->session : 0);
+    if (is_call) message->hops = static_cast<std::uint16_t>(task.request->hops + 1);
+    if (message->hops > kMaxHops) {
+        message.reset();
+        return luaL_error(L, "redirect: this request has been redirected %d times", kMaxHops);
+    }
+    pack_command(L, 2, message);
+    const PostResult result = vm.kernel().post(message);
+    if (result != PostResult::ok) return push_not_sent(L, result);
+    task.request.reset();
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+// --- topics ---
+
+// publish(topic, ...) -> count
+int message_publish(lua_State* L) {
+    std::size_t size = 0;
+    const char* topic = luaL_checklstring(L, 1, &size);
+    Vm& vm = Vm::of(L);
+    const Handle self = vm.service(L).handle;
+    PayloadWriter out;
+    const Status status = pack(L, 1, lua_gettop(L), out);
+    if (!status.ok()) {
+        lua_pushstring(L, status.message());
+        out = PayloadWriter();
+        return lua_error(L);
+    }
+    const int count =
+        vm.host().publish({topic, size}, self, std::string_view(out.data(), out.size()));
+    lua_pushinteger(L, count);
+    return 1;
+}
+
+// subscribe(topic, command)
+int message_subscribe(lua_State* L) {
+    std::size_t size = 0;
+    const char* topic = luaL_checklstring(L, 1, &size);
+    std::size_t length = 0;
+    const char* command = luaL_checklstring(L, 2, &length);
+    Vm& vm = Vm::of(L);
+    vm.host().subscribe({topic, size}, vm.service(L).handle, {command, length});
+    return 0;
+}
+
+// unsubscribe(topic)
+int message_unsubscribe(lua_State* L) {
+    std::size_t size = 0;
+    const char* topic = luaL_checklstring(L, 1, &size);
+    Vm& vm = Vm::of(L);
+    vm.host().unsubscribe({topic, size}, vm.service(L).handle);
+    return 0;
+}
+
+}  // namespace
+
+const luaL_Reg kMessageFunctions[] = {
+    {"send", message_send},
+    {"core_call", message_call},
+    {"core_call_within", message_call_within},
+    {"defer", message_defer},
+    {"redirect", message_redirect},
+    {"publish", message_publish},
+    {"subscribe", message_subscribe},
+    {"unsubscribe", message_unsubscribe},
+    {nullptr, nullptr},
+};
+
+}  // namespace perilune

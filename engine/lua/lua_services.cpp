@@ -1,0 +1,348 @@
+// Services: spawn, stop, names, monitors, shared data, what is known of the node.
+
+#include <cstdlib>
+
+#include "lua/lua_codec.h"
+#include "lua/lua_core.h"
+#include "lua/lua_shared.h"
+#include "lua/sandbox.h"
+#include "lua/value_stack.h"
+#include "lua/vm.h"
+
+namespace perilune {
+
+namespace {
+
+// Reads an optional field of the table at `index`; raises when it has another type.
+std::string string_field(lua_State* L, int index, const char* name) {
+    lua_getfield(L, index, name);
+    std::string value;
+    if (!lua_isnil(L, -1)) {
+        if (lua_type(L, -1) != LUA_TSTRING) {
+            luaL_error(L, "perilune.spawn: `%s` is a string, this is a %s", name,
+                       luaL_typename(L, -1));
+        }
+        std::size_t size = 0;
+        const char* text = lua_tolstring(L, -1, &size);
+        value.assign(text, size);
+    }
+    lua_pop(L, 1);
+    return value;
+}
+
+double number_field(lua_State* L, int index, const char* name, double most) {
+    lua_getfield(L, index, name);
+    double value = 0;
+    if (!lua_isnil(L, -1)) {
+        if (lua_type(L, -1) != LUA_TNUMBER) {
+            luaL_error(L, "perilune.spawn: `%s` is a number, this is a %s", name,
+                       luaL_typename(L, -1));
+        }
+        value = lua_tonumber(L, -1);
+        if (!(value > 0 && value <= most)) {
+            luaL_error(L, "perilune.spawn: `%s` is between 0 and %f", name, most);
+        }
+    }
+    lua_pop(L, 1);
+    return value;
+}
+
+void check_spawn_keys(lua_State* L, int index) {
+    lua_pushnil(L);
+    while (lua_next(L, index) != 0) {
+        lua_pop(L, 1);
+        const std::string_view key =
+            lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : std::string_view();
+        if (key != "name" && key != "group" && key != "memory_mb" && key != "mailbox" &&
+            key != "monitor") {
+            luaL_error(L,
+                       "perilune.spawn: unknown option \"%s\" (name, group, memory_mb, mailbox, "
+                       "monitor; the options of the service itself come before)",
+                       lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "?");
+        }
+    }
+}
+
+// core_spawn(script, options, spawn_options) -> handle, or a failure for core.finish
+int service_spawn(lua_State* L) {
+    std::size_t size = 0;
+    const char* script = luaL_checklstring(L, 1, &size);
+    lua_settop(L, 3);
+    Vm& vm = Vm::of(L);
+    Task& task = vm.yieldable_task(L, "perilune.spawn");
+    if (!lua_isnil(L, 3)) {
+        luaL_checktype(L, 3, LUA_TTABLE);
+        check_spawn_keys(L, 3);
+    }
+    std::uint64_t session = 0;
+    int failure = 0;
+    {
+        SpawnRequest request;
+        request.script.assign(script, size);
+        request.from = task.service->handle;
+        if (!lua_isnil(L, 3)) {
+            request.name = string_field(L, 3, "name");
+            request.group = string_field(L, 3, "group");
+            request.memory_bytes =
+                static_cast<std::size_t>(number_field(L, 3, "memory_mb", 65536) * (1 << 20));
+            request.mailbox = static_cast<std::uint32_t>(number_field(L, 3, "mailbox", 65536));
+            lua_getfield(L, 3, "monitor");
+            request.monitor = lua_toboolean(L, -1) != 0;
+            lua_pop(L, 1);
+        }
+        PayloadWriter out;
+        const Status packed = pack(L, 2, 2, out);
+        if (!packed.ok()) return push_failure(L, CallOutcome::error, packed.message());
+        request.options.assign(out.data(), out.size());
+        session = vm.begin_wait(task, WaitKind::call, {}, 0);
+        if (session == 0) return luaL_error(L, "over a million tasks wait here");
+        request.session = session;
+        const Result<Handle> handle = vm.host().spawn(request);
+        if (!handle.ok()) {
+            vm.drop_wait(session);
+            failure = push_failure(L, CallOutcome::error, handle.status().message());
+            lua_pushnil(L);
+            lua_pushstring(L, status_code_name(handle.status().code()));
+            failure += 2;
+        } else if (request.monitor) {
+            vm.add_monitor(*task.service, handle.value());
+        }
+    }
+    return failure != 0 ? failure : lua_yield(L, 0);
+}
+
+// core_stop(to, reason) -> true | false, or a failure
+int service_stop(lua_State* L) {
+    Vm& vm = Vm::of(L);
+    const Handle to = check_address(L, 1);
+    const char* reason = luaL_optstring(L, 2, "stop");
+    Task& task = vm.yieldable_task(L, "perilune.stop");
+    if (to == task.service->handle) {
+        return luaL_error(L, "perilune.stop: a service ends itself with perilune.exit");
+    }
+    const std::uint64_t session =
+        vm.begin_wait(task, WaitKind::call, to, vm.host().options().stop_limit_ms + 5000);
+    if (session == 0 || !vm.host().stop(to, task.service->handle, session, reason)) {
+        if (session != 0) vm.drop_wait(session);
+        lua_pushboolean(L, 0);
+        return 1;
+    }
+    return lua_yield(L, 0);
+}
+
+// kill(to) -> boolean
+int service_kill(lua_State* L) {
+    Vm& vm = Vm::of(L);
+    const Handle to = check_address(L, 1);
+    lua_pushboolean(L, vm.host().kill(to, luaL_optstring(L, 2, "kill")) ? 1 : 0);
+    return 1;
+}
+
+// exit(reason)
+int service_exit(lua_State* L) {
+    const char* reason = luaL_optstring(L, 1, "exit");
+    Vm& vm = Vm::of(L);
+    vm.want_exit(vm.service(L), reason);
+    return 0;
+}
+
+int service_self(lua_State* L) {
+    lua_pushnumber(L, static_cast<lua_Number>(Vm::of(L).service(L).handle.value));
+    return 1;
+}
+
+int service_sender(lua_State* L) {
+    Vm& vm = Vm::of(L);
+    vm.service(L);
+    lua_pushnumber(L, static_cast<lua_Number>(vm.current()->sender.value));
+    return 1;
+}
+
+// name(name)
+int service_name(lua_State* L) {
+    std::size_t size = 0;
+    const char* name = luaL_checklstring(L, 1, &size);
+    Vm& vm = Vm::of(L);
+    const Status status = vm.kernel().registry().set_name({name, size}, vm.service(L).handle);
+    if (!status.ok()) return luaL_error(L, "perilune.name: %s", status.message());
+    return 0;
+}
+
+// find(name) -> handle | nil
+int service_find(lua_State* L) {
+    std::size_t size = 0;
+    const char* name = luaL_checklstring(L, 1, &size);
+    const Handle handle = Vm::of(L).kernel().registry().find_name({name, size});
+    if (!handle) return 0;
+    lua_pushnumber(L, static_cast<lua_Number>(handle.value));
+    return 1;
+}
+
+// monitor(to) -> boolean
+int service_monitor(lua_State* L) {
+    Vm& vm = Vm::of(L);
+    const Handle to = check_address(L, 1);
+    lua_pushboolean(L, vm.add_monitor(vm.service(L), to) ? 1 : 0);
+    return 1;
+}
+
+// unmonitor(to) -> boolean
+int service_unmonitor(lua_State* L) {
+    Vm& vm = Vm::of(L);
+    const Handle to = check_address(L, 1);
+    lua_pushboolean(L, vm.remove_monitor(vm.service(L), to) ? 1 : 0);
+    return 1;
+}
+
+// link(to)
+int service_link(lua_State* L) {
+    Vm& vm = Vm::of(L);
+    const Handle to = check_address(L, 1);
+    Service& service = vm.service(L);
+    if (!vm.add_monitor(service, to)) return luaL_error(L, "perilune.link: the service is dead");
+    MessagePtr message = make_message(MessageKind::link, to, service.handle, 0);
+    vm.kernel().registry().monitor(to, service.handle);
+    (void)vm.kernel().post(message);
+    if (service.links == nullptr) service.links = std::make_unique<std::vector<Handle>>();
+    service.links->push_back(to);
+    return 0;
+}
+
+// core_claim(name) -> handle | nil (the caller starts it), or waits for who does
+int service_claim(lua_State* L) {
+    std::size_t size = 0;
+    const char* name = luaL_checklstring(L, 1, &size);
+    Vm& vm = Vm::of(L);
+    Task& task = vm.yieldable_task(L, "perilune.unique");
+    const std::uint64_t session = vm.begin_wait(task, WaitKind::call, {}, 0);
+    if (session == 0) return luaL_error(L, "over a million tasks wait here");
+    Handle existing;
+    switch (vm.host().claim({name, size}, task.service->handle, session, &existing)) {
+        case LuaHost::Claim::waiting: return lua_yield(L, 0);
+        case LuaHost::Claim::exists:
+            vm.drop_wait(session);
+            lua_pushnumber(L, static_cast<lua_Number>(existing.value));
+            return 1;
+        case LuaHost::Claim::taken: break;
+    }
+    vm.drop_wait(session);
+    return 0;
+}
+
+// core_settle(name, handle | nil, error): what became of a claim
+int service_settle(lua_State* L) {
+    std::size_t size = 0;
+    const char* name = luaL_checklstring(L, 1, &size);
+    const Handle handle{static_cast<std::uint64_t>(luaL_optnumber(L, 2, 0))};
+    const char* error = luaL_optstring(L, 3, "");
+    Vm& vm = Vm::of(L);
+    vm.host().settle_claim({name, size}, vm.service(L).handle, handle, error);
+    return 0;
+}
+
+// core_reload(name) -> services, problems; each service answers by waking `token`
+int service_reload(lua_State* L) {
+    const char* name = luaL_optstring(L, 1, "");
+    Vm& vm = Vm::of(L);
+    Task& task = vm.yieldable_task(L, "perilune.reload");
+    const std::uint64_t session = vm.begin_wait(task, WaitKind::call, {}, 0);
+    if (session == 0) return luaL_error(L, "over a million tasks wait here");
+    if (!vm.host().reload(name, task.service->handle, session)) {
+        vm.drop_wait(session);
+        return luaL_error(L, "perilune.reload: another reload is under way");
+    }
+    return lua_yield(L, 0);
+}
+
+// shared(name, value) -> data | nil
+int service_shared(lua_State* L) {
+    std::size_t size = 0;
+    const char* text = luaL_checklstring(L, 1, &size);
+    const std::string_view name(text, size);
+    SharedStore& store = Vm::of(L).kernel().shared();
+    if (lua_gettop(L) >= 2) {
+        luaL_checktype(L, 2, LUA_TTABLE);
+        PayloadWriter out;
+        Status status = pack(L, 2, 2, out);
+        if (status.ok()) status = store.put(name, out.data(), out.size());
+        if (!status.ok()) {
+            out = PayloadWriter();
+            return luaL_error(L, "perilune.shared: %s", status.message());
+        }
+    }
+    std::shared_ptr<const SharedTree> tree = store.get(name);
+    if (tree == nullptr) return 0;
+    Vm::of(L).needs_close();
+    push_shared_tree(L, std::move(tree));
+    return 1;
+}
+
+// env(name) -> value
+int service_env(lua_State* L) {
+    const char* name = luaL_checkstring(L, 1);
+    for (const auto& [key, value] : Vm::of(L).host().options().env) {
+        if (key.is_string() && key.string() == name) {
+            push_value(L, value);
+            return 1;
+        }
+    }
+    const char* value = std::getenv(name);
+    if (value == nullptr) return 0;
+    lua_pushstring(L, value);
+    return 1;
+}
+
+// core_inspect(to) -> stats, or a failure
+int service_inspect(lua_State* L) {
+    Vm& vm = Vm::of(L);
+    const Handle to = check_address(L, 1);
+    Task& task = vm.yieldable_task(L, "perilune.stats");
+    const std::uint64_t session = vm.begin_wait(task, WaitKind::call, to, 5000);
+    if (session == 0) return luaL_error(L, "over a million tasks wait here");
+    MessagePtr message = make_message(MessageKind::inspect, to, task.service->handle, session);
+    if (vm.kernel().post_control(std::move(message)) != PostResult::ok) {
+        vm.drop_wait(session);
+        return push_failure(L, CallOutcome::dead, "the service is dead or never was");
+    }
+    return lua_yield(L, 0);
+}
+
+// core_inspect_self() -> stats
+int service_inspect_self(lua_State* L) {
+    Vm& vm = Vm::of(L);
+    for (const Value& value : vm.stats(vm.service(L))) push_value(L, value);
+    return 1;
+}
+
+// node() -> stats of the node
+int service_node(lua_State* L) {
+    push_value(L, Value(Vm::of(L).host().node_stats()));
+    return 1;
+}
+
+}  // namespace
+
+const luaL_Reg kServiceFunctions[] = {
+    {"core_spawn", service_spawn},
+    {"core_stop", service_stop},
+    {"kill", service_kill},
+    {"exit", service_exit},
+    {"self", service_self},
+    {"sender", service_sender},
+    {"name", service_name},
+    {"find", service_find},
+    {"monitor", service_monitor},
+    {"unmonitor", service_unmonitor},
+    {"link", service_link},
+    {"core_claim", service_claim},
+    {"core_settle", service_settle},
+    {"core_reload", service_reload},
+    {"core_shared", service_shared},
+    {"env", service_env},
+    {"core_inspect", service_inspect},
+    {"core_inspect_self", service_inspect_self},
+    {"node", service_node},
+    {nullptr, nullptr},
+};
+
+}  // namespace perilune

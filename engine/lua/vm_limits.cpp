@@ -1,0 +1,182 @@
+// Vm: limits of time and memory, and the compiler's budget.
+//
+// One hook of LuaJIT serves all limits. It counts instructions, is set with a count of one when
+// something is wanted (from a signal handler on this thread, or inside an allocation), and stays
+// set until the host has control again: a hook that fired once could be survived by a loop
+// around pcall. To end a task it yields, which no pcall or xpcall sees; where a yield can't be
+// (inside table.sort, string.gsub with a function, require) LuaJIT raises instead, and the hook
+// strikes again further out.
+
+#include "core/cycles.h"
+#include "core/watchdog.h"
+#include "lua/sandbox.h"
+#include "lua/vm.h"
+
+namespace perilune {
+
+namespace {
+
+constexpr int kPollInstructions = 1000;  // under ThreadSanitizer, where signals are deferred
+constexpr std::uint64_t kLongTurnMs = 5;
+constexpr std::uint32_t kLongTurns = 3;
+
+}  // namespace
+
+void Vm::interrupt(InterruptLevel level) {
+    interrupt_level_ = static_cast<int>(level);
+    if (L_ != nullptr) lua_sethook(L_, on_hook, LUA_MASKCOUNT, 1);
+}
+
+void Vm::over_limit(void* context) {
+    Vm& vm = *static_cast<Vm*>(context);
+    vm.over_limit_ = 1;
+    if (vm.L_ != nullptr) lua_sethook(vm.L_, on_hook, LUA_MASKCOUNT, 1);
+}
+
+void Vm::disarm_hook() {
+#if defined(PERILUNE_TSAN)
+    lua_sethook(L_, on_hook, LUA_MASKCOUNT, kPollInstructions);
+#else
+    lua_sethook(L_, nullptr, 0, 0);
+#endif
+}
+
+void Vm::on_hook(lua_State* L, lua_Debug*) { Vm::of(L).hook(L); }
+
+void Vm::hook(lua_State* L) {
+#if defined(PERILUNE_TSAN)
+    InterruptLevel requested;
+    if (Watchdog::take_request(requested)) interrupt(requested);
+#endif
+    if (!killing_ && over_limit_ != 0) {
+        if (!collect()) {
+            killing_ = true;
+            kill_for_memory_ = true;
+            kill_text_ =
+                "the memory limit of " + std::to_string(arena_.limit() >> 20) + " MB was reached";
+        }
+    }
+    if (interrupt_level_ != 0) {
+        const bool kill = interrupt_level_ == static_cast<int>(InterruptLevel::kill);
+        interrupt_level_ = 0;
+        luaL_traceback(L, L, nullptr, 0);
+        const char* traceback = lua_tostring(L, -1);
+        if (kill) {
+            killing_ = true;
+            kill_text_ = "ended after " + std::to_string(kernel().options().interrupt_ms) +
+                         " ms without a pause";
+            kill_traceback_ = traceback;
+        } else if (current_ != nullptr) {
+            kernel().log().write(LogLevel::warn, describe(*current_->service),
+                                 std::string(current_->name) + " has been running for over " +
+                                     std::to_string(kernel().options().report_ms) + " ms\n" +
+                                     traceback,
+                                 LogText::lines);
+        }
+        lua_pop(L, 1);
+    }
+    if (!killing_) {
+        if (over_limit_ == 0) disarm_hook();
+        return;
+    }
+    lua_sethook(L, on_hook, LUA_MASKCOUNT, 1);
+    lua_yield(L, 0);
+}
+
+bool Vm::collect() {
+    over_limit_ = 0;
+    lua_gc(L_, LUA_GCCOLLECT, 0);
+    arena_.rearm();
+    // A little below, or the next allocation would bring it here again, and again.
+    return arena_.used() <= arena_.limit() - arena_.limit() / 32;
+}
+
+void Vm::settle_hook() {
+    interrupt_level_ = 0;
+    disarm_hook();
+    if (over_limit_ == 0 || collect()) return;
+    // Passed by what C++ put there: no Lua was running, so the largest pays.
+    Service* largest = nullptr;
+    for (Service* service = services_; service != nullptr; service = service->next) {
+        if (largest == nullptr || service->memory > largest->memory) largest = service;
+    }
+    if (largest == nullptr) return;
+    host_.counters().memory_kills.fetch_add(1, std::memory_order_relaxed);
+    kernel().log().write(LogLevel::error, describe(*largest),
+                         "ended: the memory limit was reached");
+    end_service(*largest, "memory");
+}
+
+void Vm::settle_kill() {
+    killing_ = false;
+    if (!kill_for_memory_) {
+        host_.counters().interrupted_requests.fetch_add(1, std::memory_order_relaxed);
+    } else {
+        host_.counters().memory_kills.fetch_add(1, std::memory_order_relaxed);
+    }
+    kill_for_memory_ = false;
+    interrupt_level_ = 0;
+    over_limit_ = 0;
+    disarm_hook();
+    arena_.rearm();
+}
+
+void Vm::charge_to(Service* service) {
+    const std::uint64_t now = cycles_now();
+    if (charged_ != nullptr) {
+        const std::uint64_t spent = now - charge_began_;
+        charged_->cycles += spent;
+        if (spent > kLongTurnMs * cycles_per_ms() && ++charged_->long_turns == kLongTurns) {
+            kernel().log().write(
+                LogLevel::warn, describe(*charged_),
+                "has held its group \"" + group_ + "\" up three times: it is unfit for a group");
+        }
+    }
+    charged_ = service;
+    charge_began_ = now;
+    arena_.set_charge(service == nullptr ? nullptr : &service->memory);
+}
+
+void Vm::turn_ends(std::uint64_t cycles) {
+    cycles_ += cycles;
+    if (charged_ != nullptr) charge_to(nullptr);
+    if (jit_on_) {
+        last_active_ns_.store(kernel().clock().coarse_ns(), std::memory_order_relaxed);
+    } else if (L_ != nullptr) {
+        consider_jit();
+    }
+}
+
+void Vm::consider_jit() {
+#if !defined(PERILUNE_TSAN) && !defined(PERILUNE_STOCK_LUAJIT)
+    const LuaHostOptions& options = host_.options();
+    if (!options.jit || kernel().seeded()) return;
+    if (cycles_ - cycles_at_jit_ <
+        static_cast<std::uint64_t>(options.jit_after_ms) * cycles_per_ms()) {
+        return;
+    }
+    // Asked again after as much time, whatever the answer.
+    cycles_at_jit_ = cycles_;
+    if (cell_->finished || !host_.promote(this)) return;
+    jit_on_ = true;
+    enable_jit(L_);
+#endif
+}
+
+void Vm::shrink() {
+    if (jit_on_) {
+        // Off alone would go on running what is compiled.
+        luaJIT_setmode(L_, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
+        luaJIT_setmode(L_, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_FLUSH);
+        jit_on_ = false;
+        needs_close_ = true;
+        cycles_at_jit_ = cycles_;
+        host_.demoted(this);
+    }
+    if (L_ != nullptr) {
+        lua_gc(L_, LUA_GCCOLLECT, 0);
+        arena_.trim();
+    }
+}
+
+}  // namespace perilune

@@ -1,0 +1,374 @@
+// Vm: how services begin, change and end.
+
+#include <algorithm>
+
+#include "core/cycles.h"
+#include "lua/lua_codec.h"
+#include "lua/sandbox.h"
+#include "lua/vm.h"
+#include "net/network.h"
+
+namespace perilune {
+
+namespace {
+
+struct Reader {
+    const char* data;
+    std::size_t left;
+};
+
+const char* read_bytecode(lua_State*, void* reader, std::size_t* size) {
+    auto& source = *static_cast<Reader*>(reader);
+    *size = std::exchange(source.left, 0);
+    return *size == 0 ? nullptr : source.data;
+}
+
+}  // namespace
+
+bool Vm::push_library(lua_State* L, const char* name) {
+    lua_getfield(L, LUA_GLOBALSINDEX, "require");
+    lua_pushstring(L, name);
+    return lua_pcall(L, 1, 1, 0) == 0;
+}
+
+void Vm::start_service(MessagePtr message) {
+    const Handle handle = message->to;
+    Registry::Slot* slot = kernel().registry().find(handle);
+    if (slot == nullptr) {
+        kernel().refuse(std::move(message), CallOutcome::dead);
+        return;
+    }
+    if (L_ == nullptr) open_state();
+    auto* service = new Service(handle);
+    service->light = !group_.empty();
+    service->bounded = slot->max_messages.load(std::memory_order_relaxed) != 0;
+    slot->local = service;
+    service->next = services_;
+    if (services_ != nullptr) services_->previous = service;
+    services_ = service;
+    ++service_count_;
+    if (!service->light) only_ = service;
+    if (limit_timer_ == nullptr) {
+        if (service->light) {
+            const Result<Handle> own = kernel().add_service(cell_, nullptr);
+            if (own.ok()) own_handle_ = own.value();
+        }
+        const Handle control = service->light ? own_handle_ : handle;
+        control_handle_.store(control.value);
+        limit_timer_ = std::make_unique<OwnerTimers>(control);
+    }
+    running_handle_.store(handle.value, std::memory_order_relaxed);
+    if (service->light) charge_to(service);
+
+    std::string_view name;
+    std::size_t consumed = 0;
+    if (!read_string(message->data(), message->size, &name, &consumed)) name = "";
+    const Result<std::shared_ptr<const Script>> script = host_.scripts().get(name);
+    service->start_request = std::move(message);
+    if (L_ == nullptr) {
+        fail_start(*service, "there is no memory for a Lua state");
+        return;
+    }
+    if (!script.ok()) {
+        fail_start(*service, script.status().message());
+        return;
+    }
+    service->script = script.value();
+    push_environment(L_, service->light, host_.is_trusted(service->script->name));
+    const Status status = push_script(L_, service->script, lua_gettop(L_), service->light);
+    if (!status.ok()) {
+        lua_settop(L_, 0);
+        fail_start(*service, status.message());
+        return;
+    }
+    Task* task = take_task(*service, service->script->name);
+    task->purpose = Purpose::load;
+    lua_xmove(L_, task->thread, 1);
+    service->environment = luaL_ref(L_, LUA_REGISTRYINDEX);
+    resume(task, 0);
+}
+
+Status Vm::push_script(lua_State* L, const std::shared_ptr<const Script>& script, int environment,
+                       bool shared) {
+    // The bytecode is a chunk that returns the function which holds the text. Light services
+    // share the chunk, so that each costs only closures.
+    const auto chunk = chunks_.find(script);
+    if (chunk != chunks_.end()) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, chunk->second);
+    } else {
+        Reader reader{script->bytecode.data(), script->bytecode.size()};
+        if (lua_loadx(L, read_bytecode, &reader, "=script", "b") != 0) {
+            const Status status = Status::error(StatusCode::internal, "%s: %s",
+                                                script->path.c_str(), lua_tostring(L, -1));
+            lua_pop(L, 1);
+            return status;
+        }
+        if (shared) {
+            lua_pushvalue(L, -1);
+            chunks_.emplace(script, luaL_ref(L, LUA_REGISTRYINDEX));
+        }
+    }
+    lua_call(L, 0, 1);  // only makes a closure
+    lua_pushvalue(L, environment);
+    lua_setfenv(L, -2);
+    return {};
+}
+
+void Vm::loaded(Task* task) {
+    Service& service = *task->service;
+    lua_State* co = task->thread;
+    const int results = lua_gettop(co);
+    if (results < 1 || !lua_istable(co, 1) || (results >= 2 && !lua_istable(co, 2))) {
+        lua_settop(co, 0);
+        give_task(task, true);
+        fail_start(service, service.script->path +
+                                ": a service's script returns its table of commands, and "
+                                "possibly a second one of client commands");
+        return;
+    }
+    const bool clients = results >= 2;
+    lua_settop(co, 2);
+    if (clients) {
+        service.clients = luaL_ref(co, LUA_REGISTRYINDEX);
+    } else {
+        lua_pop(co, 1);
+    }
+    service.commands = luaL_ref(co, LUA_REGISTRYINDEX);
+    if (clients) {
+        // The library that decodes packets for the second table.
+        current_ = task;
+        const bool ok = push_library(co, "perilune.client");
+        current_ = nullptr;
+        if (!ok) {
+            const std::string text = error_text(co, lua_gettop(co));
+            lua_settop(co, 0);
+            give_task(task, true);
+            fail_start(service, text);
+            return;
+        }
+        lua_settop(co, 0);
+    }
+    if (!push_command(service, "on_start")) {
+        give_task(task, true);
+        started(service);
+        return;
+    }
+    lua_xmove(L_, co, 1);
+    std::string_view name;
+    std::size_t consumed = 0;
+    int count = 0;
+    std::string error;
+    const Message& request = *service.start_request;
+    if (!read_string(request.data(), request.size, &name, &consumed) ||
+        !unpack_onto(co, request.data() + consumed, request.size - consumed, &count, &error)) {
+        lua_settop(co, 0);
+        give_task(task, true);
+        fail_start(service, "the options can't be read: " + error);
+        return;
+    }
+    task->purpose = Purpose::start;
+    task->sender = request.from;
+    std::snprintf(task->name, sizeof task->name, "on_start");
+    const Handle handle = service.handle;
+    resume(task, count);
+    // Only one that waits can take too long; a loop is the watchdog's.
+    Service* still = find_service(handle);
+    if (still != nullptr && still->state == Service::State::starting) {
+        kernel().add_timer(
+            still->timers, kStartSession,
+            TimerWheel::due_after(kernel().clock().now_ns(), host_.options().start_limit_ms));
+    }
+}
+
+void Vm::started(Service& service) {
+    service.state = Service::State::running;
+    MessagePtr request = std::move(service.start_request);
+    if (request != nullptr && request->session != 0) {
+        PayloadWriter out = request->writer();
+        wire::write_number(out, static_cast<double>(service.handle.value));
+        request->finish(out);
+        kernel().answer(std::move(request), MessageKind::reply, CallOutcome::ok);
+    }
+    const std::unique_ptr<std::vector<MessagePtr>> held = std::move(service.held);
+    if (held == nullptr) return;
+    const Handle handle = service.handle;
+    for (MessagePtr& message : *held) {
+        Service* still = find_service(handle);
+        if (still == nullptr || still->state == Service::State::dead) {
+            kernel().refuse(std::move(message), CallOutcome::dead);
+        } else {
+            run_command(*still, std::move(message));
+        }
+    }
+}
+
+void Vm::fail_start(Service& service, std::string_view text) {
+    kernel().log().write(LogLevel::error, describe(service), "did not start: " + std::string(text),
+                         LogText::lines);
+    reply_error(std::move(service.start_request), text);
+    end_service(service, "error");
+}
+
+void Vm::want_exit(Service& service, std::string_view reason) {
+    service.exit_reason = reason.empty() ? "exit" : std::string(reason);
+}
+
+void Vm::stop_service(Service& service, MessagePtr request, std::string_view reason) {
+    if (service.stop_requests == nullptr) {
+        service.stop_requests = std::make_unique<std::vector<MessagePtr>>();
+    }
+    service.stop_requests->push_back(std::move(request));
+    begin_stop(service, reason);
+}
+
+void Vm::begin_stop(Service& service, std::string_view reason) {
+    if (service.state == Service::State::stopping || service.state == Service::State::dead) return;
+    const bool was_running = service.state == Service::State::running;
+    service.state = Service::State::stopping;
+    service.end_reason = reason;
+    if (!was_running || !push_command(service, "on_stop")) {
+        end_service(service, reason);
+        return;
+    }
+    Task* task = take_task(service, "on_stop");
+    task->purpose = Purpose::stop;
+    lua_xmove(L_, task->thread, 1);
+    lua_pushlstring(task->thread, reason.data(), reason.size());
+    kernel().add_timer(
+        service.timers, kStopSession,
+        TimerWheel::due_after(kernel().clock().now_ns(), host_.options().stop_limit_ms));
+    task->ready = true;
+    // Not resumed here: who called may be in the middle of another task's end.
+    ready_.emplace_back(task, 1);
+}
+
+void Vm::end_service(Service& service, std::string_view why) {
+    if (service.state == Service::State::dead) return;
+    const std::string reason(why);
+    service.state = Service::State::dead;
+    std::vector<Handle> watchers = kernel().remove_service(service.handle);
+    kernel().timers().cancel_all(service.timers);
+    if (host_.network() != nullptr) host_.network()->release_owner(service.handle);
+    if (service.monitors != nullptr) {
+        for (const Handle target : *service.monitors) {
+            kernel().registry().unmonitor(service.handle, target);
+        }
+    }
+    // Those who wait for it hear that it is dead.
+    while (service.tasks != nullptr) {
+        Task* task = service.tasks;
+        if (task->request != nullptr) kernel().refuse(std::move(task->request), CallOutcome::dead);
+        if (task->wait != 0) {
+            free_wait(task->wait);
+            task->wait = 0;
+        }
+        if (task->ready) {
+            for (auto& entry : ready_) {
+                if (entry.first == task) entry.first = nullptr;
+            }
+        }
+        task->locks = nullptr;
+        give_task(task, false);
+    }
+    if (service.deferred != nullptr) {
+        for (auto& [number, request] : *service.deferred) {
+            kernel().refuse(std::move(request), CallOutcome::dead);
+        }
+        service.deferred->clear();
+    }
+    if (service.start_request != nullptr) {
+        kernel().refuse(std::move(service.start_request), CallOutcome::dead, reason);
+    }
+    if (service.held != nullptr) {
+        for (MessagePtr& message : *service.held) {
+            kernel().refuse(std::move(message), CallOutcome::dead);
+        }
+        service.held.reset();
+    }
+    if (service.token_count > 0) {
+        for (std::uint32_t i = 1; i < waits_.size(); ++i) {
+            if (waits_[i].kind == WaitKind::token && waits_[i].service == &service) free_wait(i);
+        }
+    }
+    if (service.timer_count > 0) {
+        for (Callback& callback : callbacks_) {
+            if (callback.service == &service) free_callback(callback);
+        }
+    }
+    if (service.stop_requests != nullptr) {
+        for (MessagePtr& request : *service.stop_requests) {
+            if (request->session == 0) continue;
+            PayloadWriter out = request->writer();
+            wire::write_boolean(out, true);
+            request->finish(out);
+            kernel().answer(std::move(request), MessageKind::reply, CallOutcome::ok);
+        }
+    }
+    for (const int reference :
+         {service.environment, service.commands, service.clients, service.loaded, service.events}) {
+        if (reference != LUA_NOREF) luaL_unref(L_, LUA_REGISTRYINDEX, reference);
+    }
+    if (charged_ == &service) charge_to(nullptr);
+    (service.previous == nullptr ? services_ : service.previous->next) = service.next;
+    if (service.next != nullptr) service.next->previous = service.previous;
+    --service_count_;
+    dead_.push_back(&service);
+    const bool empty = host_.service_ended(service.handle, this, service.light);
+    if (service.light) {
+        kernel().tell_down(service.handle, watchers, reason);
+        if (empty) cell_->finished = true;
+    } else {
+        only_ = nullptr;
+        cell_->finished = true;
+        // Told by the destructor, when what waited in the mailbox has been answered.
+        watchers_ = std::move(watchers);
+        ended_handle_ = service.handle;
+        ended_reason_ = reason;
+    }
+}
+
+bool Vm::add_monitor(Service& service, Handle target) {
+    if (!kernel().registry().monitor(service.handle, target)) return false;
+    if (service.monitors == nullptr) service.monitors = std::make_unique<std::vector<Handle>>();
+    std::vector<Handle>& list = *service.monitors;
+    if (std::find(list.begin(), list.end(), target) == list.end()) list.push_back(target);
+    return true;
+}
+
+bool Vm::remove_monitor(Service& service, Handle target) {
+    if (service.monitors != nullptr) std::erase(*service.monitors, target);
+    return kernel().registry().unmonitor(service.handle, target);
+}
+
+void Vm::sweep_dead() {
+    for (const Service* service : dead_) delete service;
+    dead_.clear();
+}
+
+Values Vm::stats(Service& service) {
+    Table table;
+    const auto put = [&](const char* key, Value value) {
+        table.emplace_back(key, std::move(value));
+    };
+    const std::string name = kernel().registry().name_of(service.handle);
+    if (!name.empty()) put("name", name);
+    put("script", service.script == nullptr ? "" : service.script->name);
+    if (service.light) put("group", group_);
+    put("version", service.script == nullptr ? 0 : service.script->version);
+    put("messages", service.messages);
+    put("errors", service.errors);
+    put("tasks", service.task_count);
+    put("timers", service.timer_count);
+    Registry::Slot* slot = kernel().registry().find(service.handle);
+    put("mailbox",
+        service.bounded && slot != nullptr ? slot->load.count() : cell_->mailbox.load().count());
+    put("memory", service.light
+                      ? static_cast<std::size_t>(std::max<std::int64_t>(0, service.memory))
+                      : arena_.used());
+    put("cpu_ms", static_cast<double>(service.light ? service.cycles : cycles_) /
+                      static_cast<double>(cycles_per_ms()));
+    put("jit", jit_on_);
+    return {Value(std::move(table))};
+}
+
+}  // namespace perilune

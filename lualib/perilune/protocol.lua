@@ -1,0 +1,382 @@
+---@class perilune.protocol
+-- What packets are called and what is in them. A game declares its services and commands once,
+-- in service/protocol.lua; gateways, services and bots encode and decode by that.
+--
+--   return protocol.declare {
+--     messages = { line = "id u32, uname string, text string" },
+--     talkroom = {
+--       stype = 1,
+--       enter = { 1, request = "uname string, usex i16", reply = "status i16" },
+--       user_arrived = { 3, push = "uid u32, uname string" },
+--       say = { 5, request = "string", reply = "status i16, id u32" },
+--       history = { 7, reply = "status i16, lines line[]" },
+--     },
+--   }
+--
+-- A command is its ctype, what a client sends (`request`), what it is answered (`reply`), or what
+-- a server sends by itself (`push`; "" for nothing but its number). Fields are "name type", in the
+-- order of their BUF form; a single type is a bare value. `login = true`: allowed before login.
+-- Types: i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 bool string bytes, a
+-- name of `messages`, a type followed by []. A field followed by ? may be left out. In a reply
+-- with a `status` all other fields may be: a refusal is its status alone.
+local protocol = {}
+
+local bit = require "bit"
+local json = require "cjson"
+local packet = require "perilune.packet"
+
+protocol.JSON = 1 -- proto_type of a packet
+protocol.BUF = 2
+protocol.DISCONNECTED = 10000 -- ctype: a user is gone, gateway to service
+protocol.BROADCAST = 10001 -- stype and ctype: a packet for many, service to gateway
+
+-- What a reply's `status` says.
+protocol.status = {
+  ok = 1, system_error = -100, invalid_params = -101, invalid_operation = -102,
+  illegal_account = -103, in_room = -104, not_in_room = -105, too_fast = -106, busy = -107,
+}
+
+local MAX_STYPE = 9999
+local MAX_CTYPE = 9999
+local MAX_REQUEST_ID = 2 ^ 53
+local MAX_DEPTH = 8 -- of messages inside each other
+local PRIMITIVES = {
+  i8 = true, i16 = true, i32 = true, i64 = true, u8 = true, u16 = true, u32 = true, u64 = true,
+  f32 = true, f64 = true, bool = true, string = true, bytes = true,
+}
+-- Keys of a service that aren't commands.
+local SERVICE_KEYS = { stype = true, service = true }
+
+---@class perilune.Command
+---@field name string "talkroom.enter"
+---@field key string "enter"
+---@field service string the name of the service that serves it
+---@field stype integer
+---@field ctype integer
+---@field login boolean? allowed before login
+---@field is_push boolean? sent by servers alone
+---@field has_status boolean? its reply begins with a status
+---@field request perilune.packet.Codec?
+---@field reply perilune.packet.Codec? of what a client gets
+
+---A declaration that has been compiled.
+---@class perilune.Protocol
+---@field hash string of all names, numbers and fields: two sides with the same understand each
+---other
+---@field commands table<string, perilune.Command> by name
+local Protocol = {}
+Protocol.__index = Protocol
+
+-- ---- fields ----
+
+local parse_fields
+
+-- "line[][]" -> description
+local function parse_type(text, messages, path, depth)
+  local name, brackets = text:match("^([%a_][%w_]*)([%[%]]*)$")
+  if not name or brackets:gsub("%[%]", "") ~= "" then
+    error(("%s: %q is no type"):format(path, text), 0)
+  end
+  local description = name
+  if not PRIMITIVES[name] then
+    local fields = messages[name]
+    if not fields then error(("%s: unknown type %q"):format(path, name), 0) end
+    if depth > MAX_DEPTH then error(("%s: %s contains itself"):format(path, name), 0) end
+    description = parse_fields(fields, messages, path, depth + 1)
+  end
+  for _ = 1, #brackets / 2 do description = { list = description } end
+  return description
+end
+
+-- "uname string, usex i16?" -> {{"uname", "string"}, {"usex", "i16", true}}; "string" -> "string"
+function parse_fields(text, messages, path, depth)
+  if type(text) ~= "string" then error(path .. ": fields are a string", 0) end
+  local bare = text:match("^%s*([%w_%[%]]+)%s*$")
+  if bare then return parse_type(bare, messages, path, depth) end
+  local fields, seen = {}, {}
+  for part in (text .. ","):gmatch("%s*(.-)%s*,") do
+    local name, type_text, optional = part:match("^([%a_][%w_]*)%s+([%w_%[%]]+)(%??)$")
+    if not name then error(("%s: %q is not \"name type\""):format(path, part), 0) end
+    if seen[name] then error(("%s: two fields are called %s"):format(path, name), 0) end
+    seen[name] = true
+    fields[#fields + 1] = { name, parse_type(type_text, messages, path, depth), optional == "?" }
+  end
+  return fields
+end
+
+-- With a status, all other fields of a reply may be missing.
+local function relax_reply(fields)
+  if type(fields) ~= "table" or not fields[1] or fields[1][1] ~= "status" then return false end
+  for i = 2, #fields do fields[i][3] = true end
+  return true
+end
+
+-- ---- declarations ----
+
+local function check_number(number, last, path, what)
+  local whole = type(number) == "number" and number % 1 == 0
+  if not whole or number < 1 or number > last then
+    error(("%s: %s is an integer from 1 to %d"):format(path, what, last), 0)
+  end
+end
+
+local function compile_command(service, key, declared, messages)
+  local name = service.name .. "." .. key
+  if type(key) ~= "string" or key:find("^on_") or not key:find("^[%a_][%w_]*$") then
+    error(name .. ": a command's name has letters, digits and _, and doesn't begin with on_", 0)
+  end
+  if type(declared) ~= "table" then
+    error(name .. ": a command is { ctype, request = fields, reply = fields }", 0)
+  end
+  for field in pairs(declared) do
+    if field ~= 1 and field ~= "request" and field ~= "reply" and field ~= "push"
+        and field ~= "login" then
+      error(("%s: unknown key %s"):format(name, tostring(field)), 0)
+    end
+  end
+  check_number(declared[1], MAX_CTYPE, name, "ctype")
+  if declared.push and (declared.request or declared.reply) then
+    error(name .. ": what is pushed has neither request nor reply", 0)
+  end
+  local command = {
+    name = name, key = key, service = service.service, stype = service.stype, ctype = declared[1],
+    login = declared.login, is_push = declared.push ~= nil,
+  }
+  if declared.request then
+    local fields = parse_fields(declared.request, messages, name .. ": request", 1)
+    command.request = packet.compile(fields, name)
+  end
+  local answer = declared.reply or declared.push
+  if answer and answer ~= "" then
+    local side = declared.reply and ": reply" or ": push"
+    local fields = parse_fields(answer, messages, name .. side, 1)
+    command.has_status = declared.reply ~= nil and relax_reply(fields)
+    command.reply = packet.compile(fields, name)
+  end
+  return command
+end
+
+local function add_command(self, command)
+  local by_ctype = self._by_number[command.stype]
+  if not by_ctype then
+    by_ctype = {}
+    self._by_number[command.stype] = by_ctype
+  end
+  local other = by_ctype[command.ctype]
+  if other then
+    error(("%s: %s has the number %d already"):format(command.name, other.name, command.ctype), 0)
+  end
+  by_ctype[command.ctype] = command
+  self.commands[command.name] = command
+end
+
+local function compile_service(self, name, declared, messages)
+  if type(declared) ~= "table" then error(name .. ": a service is a table", 0) end
+  local service = { name = name, stype = declared.stype, service = declared.service or name }
+  if name ~= "protocol" then check_number(service.stype, MAX_STYPE, name, "stype") end
+  local other = self.services[service.stype]
+  if other then
+    error(("%s: %s has the number %d already"):format(name, other.name, service.stype), 0)
+  end
+  self.services[service.stype] = service
+  for key, command in pairs(declared) do
+    if not SERVICE_KEYS[key] then
+      add_command(self, compile_command(service, key, command, messages))
+    end
+  end
+end
+
+-- FNV-1a of what both sides must agree on.
+local function hash_of(declaration)
+  local lines = {}
+  for name, service in pairs(declaration) do
+    for key, command in pairs(service) do
+      if name == "messages" then
+        lines[#lines + 1] = key .. "=" .. command:gsub("%s+", " ")
+      elseif not SERVICE_KEYS[key] then
+        local fields = table.concat({ command.request or "", command.reply or "",
+          command.push or "" }, "|")
+        lines[#lines + 1] = ("%d.%d %s.%s %s"):format(service.stype, command[1], name, key,
+          (fields:gsub("%s+", " ")))
+      end
+    end
+  end
+  table.sort(lines)
+  local hash = 0x811c9dc5
+  for byte in table.concat(lines, "\n"):gmatch(".") do
+    hash = bit.bxor(hash, byte:byte())
+    -- times 0x01000193, in parts that stay exact
+    hash = bit.tobit(hash * 0x193 % 2 ^ 32 + bit.lshift(hash, 24))
+  end
+  return bit.tohex(hash)
+end
+
+-- Messages of stype 0, the protocol itself; always JSON.
+local ITSELF = {
+  stype = 0,
+  hello = {
+    1, request = "version u16?, schema string?",
+    reply = "version u16, schema string, limits limits, resume string?",
+  },
+  ping = { 2 },
+  pong = { 3 },
+  resume = { 4, request = "token string?", reply = "status i16" },
+  closing = { 5, push = "reason string, text string" },
+  error = { 6, push = "code string, message string, stype i16, ctype i16" },
+}
+local LIMITS = "frame_bytes u32, packets_per_second u32, burst u32, login_ms u32, ping_ms u32"
+
+---Compiles a declaration. Raises for one that is wrong, saying where.
+---@param declaration table
+---@return perilune.Protocol
+function protocol.declare(declaration)
+  local self = setmetatable({ commands = {}, services = {}, _by_number = {} }, Protocol)
+  local messages = { limits = LIMITS }
+  for name, fields in pairs(declaration.messages or {}) do
+    if PRIMITIVES[name] or name == "limits" then
+      error(("protocol: message %s: the name is taken"):format(name), 2)
+    end
+    messages[name] = fields
+  end
+  local ok, message = pcall(function()
+    compile_service(self, "protocol", ITSELF, messages)
+    for name, service in pairs(declaration) do
+      if name ~= "messages" then compile_service(self, name, service, messages) end
+    end
+    self.hash = hash_of(declaration)
+  end)
+  if not ok then error("protocol: " .. tostring(message), 2) end
+  return self
+end
+
+-- ---- packets ----
+
+---@param stype integer
+---@param ctype integer
+---@return perilune.Command? command nil when nothing has these numbers
+function Protocol:by_number(stype, ctype)
+  local by_ctype = self._by_number[stype]
+  return by_ctype and by_ctype[ctype]
+end
+
+local function find_command(self, name)
+  local command = self.commands[name]
+  if not command then error(("the protocol has no %q"):format(tostring(name)), 3) end
+  return command
+end
+
+local function encode(command, side, form, value, request_id)
+  local codec = command[side]
+  if not codec and value ~= nil then
+    error(("%s declares no %s"):format(command.name, side), 3)
+  end
+  local body
+  if form == protocol.BUF then
+    body = codec and codec:encode(value) or ""
+  else
+    body = packet.wrap_json(codec and codec:to_json(value) or "null", request_id)
+  end
+  return packet.make(command.stype, command.ctype, 0, form, body)
+end
+
+---A packet from a client: a request. Raises, naming the field, for a body that doesn't fit.
+---@param name string "talkroom.enter"
+---@param form integer protocol.JSON or protocol.BUF
+---@param body any
+---@param request_id integer? the reply carries it back; JSON only
+---@return string data
+function Protocol:encode_request(name, form, body, request_id)
+  return encode(find_command(self, name), "request", form, body, request_id)
+end
+
+---A packet to a client: a reply, or what is pushed.
+---@param name string
+---@param form integer
+---@param body any
+---@param request_id integer?
+---@return string data
+function Protocol:encode_reply(name, form, body, request_id)
+  return encode(find_command(self, name), "reply", form, body, request_id)
+end
+
+-- The value and the request_id of a JSON body; nil, message for one that is malformed.
+local function read_json(data)
+  local text, message = packet.unwrap_json(packet.body(data))
+  if not text then return false, message end
+  local ok, document = pcall(json.decode, text)
+  if not ok then return false, "JSON body: " .. tostring(document) end
+  if type(document) ~= "table" then return false, "JSON body is no object" end
+  local value, request_id = document["0"], document["1"]
+  if value == json.null then value = nil end
+  if request_id == json.null then request_id = nil end
+  if request_id ~= nil and (type(request_id) ~= "number" or request_id % 1 ~= 0
+      or request_id < 1 or request_id > MAX_REQUEST_ID) then
+    return false, "JSON body: request_id is no positive integer"
+  end
+  return true, value, request_id
+end
+
+local function decode_json(command, codec, data)
+  local ok, value, request_id = read_json(data)
+  if not ok then return nil, value, "malformed", command end
+  if not codec then return command, nil, request_id end
+  local accepted, message = codec:accept(value)
+  if accepted == nil then return nil, message, "invalid_params", command, request_id end
+  return command, accepted, request_id
+end
+
+local function decode_buf(command, codec, data)
+  local bytes = packet.body(data)
+  if not codec then
+    if bytes == "" then return command end
+    return nil, command.name .. ": its BUF body is empty", "malformed", command
+  end
+  local value, message = codec:decode(bytes)
+  if value == nil then return nil, message, "malformed", command end
+  return command, value
+end
+
+local function decode(self, data, side)
+  local stype, ctype, _, form = packet.header(data)
+  if not stype then return nil, ctype, "malformed" end
+  local command = self:by_number(stype, ctype)
+  if not command then
+    return nil, ("there is no command %d of service %d"):format(ctype, stype), "unknown_command",
+      nil, protocol.request_id(data)
+  end
+  if form == protocol.JSON then return decode_json(command, command[side], data) end
+  if form == protocol.BUF then return decode_buf(command, command[side], data) end
+  return nil, ("proto_type %d is neither JSON nor BUF"):format(form), "malformed", command
+end
+
+---Reads a packet from a client.
+---@param data string
+---@return perilune.Command? command nil for one that can't be read
+---@return any body or the message that says why
+---@return integer|string|nil request_id or "malformed", "invalid_params", "unknown_command"
+---@return perilune.Command? command of a packet that can't be read, when that is known
+---@return integer? request_id of such a packet
+function Protocol:decode_request(data)
+  return decode(self, data, "request")
+end
+
+---Reads a packet to a client.
+---@param data string
+---@return perilune.Command? command nil for one that can't be read
+---@return any body or the message that says why
+---@return integer|string|nil request_id or "malformed", "invalid_params", "unknown_command"
+function Protocol:decode_reply(data)
+  return decode(self, data, "reply")
+end
+
+---The request_id of a packet that isn't decoded otherwise.
+---@param data string
+---@return integer? request_id nil when it has none
+function protocol.request_id(data)
+  local stype, _, _, form = packet.header(data)
+  if not stype or form ~= protocol.JSON then return nil end
+  local ok, _, request_id = read_json(data)
+  return ok and request_id or nil
+end
+
+return protocol
