@@ -1,8 +1,8 @@
 // What a VM costs on the arena and on LuaJIT's own allocator: time to create and close, memory
 // when idle, and the speed of Lua that allocates much. Prints `RESULT name value unit`.
-#include <lua.hpp>
 #include <time.h>
 #include <unistd.h>
+#include <lua.hpp>
 
 #include <algorithm>
 #include <cstdio>
@@ -72,10 +72,10 @@ const char kTables[] = R"(
 )";
 
 void open_libraries(lua_State* L) {
-    static const luaL_Reg kLibraries[] = {
-        {"", luaopen_base},      {"string", luaopen_string}, {"table", luaopen_table},
-        {"math", luaopen_math},  {"bit", luaopen_bit},       {"debug", luaopen_debug},
-        {"os", luaopen_os},      {"jit", luaopen_jit}};
+    static const luaL_Reg kLibraries[] = {{"", luaopen_base},       {"string", luaopen_string},
+                                          {"table", luaopen_table}, {"math", luaopen_math},
+                                          {"bit", luaopen_bit},     {"debug", luaopen_debug},
+                                          {"os", luaopen_os},       {"jit", luaopen_jit}};
     for (const luaL_Reg& library : kLibraries) {
         lua_pushcfunction(L, library.func);
         lua_pushstring(L, library.name);

@@ -134,11 +134,11 @@ TEST(Arena, KeepsContentsWhenOneBlockGrowsAndShrinks) {
     Model model(&arena, 9);
     model.allocate(1);
     model.allocate(100000);  // in the way of the first block once it is large
-    for (std::size_t size = 2; size < (64u << 20); size = size * 3 / 2 + 1) {
+    for (std::size_t size = 2; size < (12u << 20); size = size * 3 / 2 + 1) {
         model.reallocate(0, size);
         model.allocate(24);
     }
-    for (std::size_t size = 60u << 20; size > 0; size = size * 2 / 3) model.reallocate(0, size);
+    for (std::size_t size = 11u << 20; size > 0; size = size * 2 / 3) model.reallocate(0, size);
     model.check_all();
 }
 
