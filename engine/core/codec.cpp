@@ -51,7 +51,7 @@ struct ValueEncoder {
                table[array_count].first.number() == static_cast<double>(array_count + 1)) {
             ++array_count;
         }
-        const std::size_t offset = begin_table(out, array_count > 255);
+        const std::size_t offset = begin_table(out, table.size() > 255);
         std::uint32_t hash_count = 0;
         for (std::size_t i = 0; i < table.size(); ++i) {
             const auto& [entry_key, entry_value] = table[i];
@@ -184,19 +184,14 @@ bool read_string(const char* data, std::size_t size, std::string_view* text,
 
 namespace wire {
 
-void end_large_table(PayloadWriter& out, std::size_t offset, std::uint32_t array_count,
-                     std::uint32_t hash_count) {
-    if (static_cast<unsigned char>(*out.at(offset)) == kTable8) {
-        constexpr std::size_t kMore = kLargeTableHeader - kSmallTableHeader;
-        const std::size_t body = out.size() - offset - kSmallTableHeader;
-        out.reserve(kMore);
-        out.advance(kMore);
-        std::memmove(out.at(offset + kLargeTableHeader), out.at(offset + kSmallTableHeader), body);
-    }
-    char* header = out.at(offset);
-    store(header, kTable32);
-    store(header + 1, array_count);
-    store(header + 5, hash_count);
+void enlarge_table(PayloadWriter& out, std::size_t offset) {
+    if (static_cast<unsigned char>(*out.at(offset)) != kTable8) return;
+    constexpr std::size_t kMore = kLargeTableHeader - kSmallTableHeader;
+    const std::size_t body = out.size() - offset - kSmallTableHeader;
+    out.reserve(kMore);
+    out.advance(kMore);
+    std::memmove(out.at(offset + kLargeTableHeader), out.at(offset + kSmallTableHeader), body);
+    store(out.at(offset), kTable32);
 }
 
 Status fault_status(Fault fault, std::size_t offset) {

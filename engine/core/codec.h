@@ -29,6 +29,7 @@
 // allocated ahead is bounded by the payload's own size.
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -102,29 +103,40 @@ inline void write_boolean(PayloadWriter& out, bool value) {
     out.append_byte(value ? kTrue : kFalse);
 }
 
+// Which form an integer takes, by the number of its bits without the sign: tag and size. A table
+// and one store, since what is sent makes branches hard to predict.
+struct IntegerForm {
+    std::uint8_t tag;
+    std::uint8_t size;
+};
+inline constexpr std::array<IntegerForm, 32> kIntegerForms = [] {
+    std::array<IntegerForm, 32> forms{};
+    for (int bits = 0; bits < 32; ++bits) {
+        forms[static_cast<std::size_t>(bits)] = bits < 8    ? IntegerForm{kInteger8, 2}
+                                                : bits < 16 ? IntegerForm{kInteger16, 3}
+                                                            : IntegerForm{kInteger32, 5};
+    }
+    return forms;
+}();
+
 inline void write_number(PayloadWriter& out, double number) {
     char* room = out.reserve(9);
     if (number >= -2147483648.0 && number <= 2147483647.0) [[likely]] {
         const auto integer = static_cast<std::int32_t>(number);
         // Compared as bits, so that -0.0 isn't taken for 0.
         if (std::bit_cast<std::uint64_t>(static_cast<double>(integer)) ==
-            std::bit_cast<std::uint64_t>(number)) {
+            std::bit_cast<std::uint64_t>(number)) [[likely]] {
             if (integer >= -16 && integer <= 127) {
                 *room = static_cast<char>(integer >= 0 ? integer : kNegative + 16 + integer);
                 out.advance(1);
-            } else if (integer == static_cast<std::int8_t>(integer)) {
-                store(room, kInteger8);
-                store(room + 1, static_cast<std::int8_t>(integer));
-                out.advance(2);
-            } else if (integer == static_cast<std::int16_t>(integer)) {
-                store(room, kInteger16);
-                store(room + 1, static_cast<std::int16_t>(integer));
-                out.advance(3);
-            } else {
-                store(room, kInteger32);
-                store(room + 1, integer);
-                out.advance(5);
+                return;
             }
+            const auto magnitude = static_cast<std::uint32_t>(integer ^ (integer >> 31));
+            const int bits = std::bit_width(magnitude) + 1;
+            const IntegerForm form = kIntegerForms[static_cast<std::size_t>(bits - 1)];
+            *room = static_cast<char>(form.tag);
+            store(room + 1, integer);
+            out.advance(form.size);
             return;
         }
     }
@@ -133,12 +145,35 @@ inline void write_number(PayloadWriter& out, double number) {
     out.advance(9);
 }
 
+// Few bytes, without a call.
+inline void copy_short(char* to, const char* from, std::size_t size) {
+    if (size >= 8) {
+        if (size > 16) {
+            std::memcpy(to, from, size);
+            return;
+        }
+        const auto first = load<std::uint64_t>(from);
+        const auto last = load<std::uint64_t>(from + size - 8);
+        store(to, first);
+        store(to + size - 8, last);
+    } else if (size >= 4) {
+        const auto first = load<std::uint32_t>(from);
+        const auto last = load<std::uint32_t>(from + size - 4);
+        store(to, first);
+        store(to + size - 4, last);
+    } else if (size != 0) {
+        to[0] = from[0];
+        to[size / 2] = from[size / 2];
+        to[size - 1] = from[size - 1];
+    }
+}
+
 // The caller has checked that `size` is at most kMaxPayload.
 inline void write_string(PayloadWriter& out, const char* text, std::size_t size) {
     if (size <= kMaxShortString) [[likely]] {
         char* room = out.reserve(1 + size);
         *room = static_cast<char>(kShortString + size);
-        std::memcpy(room + 1, text, size);
+        copy_short(room + 1, text, size);
         out.advance(1 + size);
         return;
     }
@@ -170,20 +205,21 @@ inline std::size_t begin_table(PayloadWriter& out, bool large = false) {
     return offset;
 }
 
-// Fills in the counts. A table that turned out to be large is moved by six bytes.
-void end_large_table(PayloadWriter& out, std::size_t offset, std::uint32_t array_count,
-                     std::uint32_t hash_count);
+// Makes the header of a table large, in case it isn't. To be called when a count becomes 256, so
+// that little has to be moved.
+void enlarge_table(PayloadWriter& out, std::size_t offset);
 
+// Fills in the counts.
 inline void end_table(PayloadWriter& out, std::size_t offset, std::uint32_t array_count,
                       std::uint32_t hash_count) {
     char* header = out.at(offset);
-    if (static_cast<unsigned char>(*header) == kTable8 && array_count <= 255 && hash_count <= 255)
-        [[likely]] {
+    if (static_cast<unsigned char>(*header) == kTable8) [[likely]] {
         header[1] = static_cast<char>(array_count);
         header[2] = static_cast<char>(hash_count);
-        return;
+    } else {
+        store(header + 1, array_count);
+        store(header + 5, hash_count);
     }
-    end_large_table(out, offset, array_count, hash_count);
 }
 
 // Of a string or table whose tag has been read, what the header says; `cursor` moves behind the

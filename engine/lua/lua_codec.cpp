@@ -21,6 +21,7 @@ constexpr int kSlotsPerLevel = 6;
 // is built while recursion returns.
 class PathText {
   public:
+    PathText() { text_[kSize - 1] = 0; }
     const char* text() const { return begin_; }
 
     void prepend(std::string_view part) {
@@ -82,20 +83,28 @@ class PathText {
         std::memcpy(begin_, part.data(), part.size());
     }
 
-    char text_[112] = {};
-    char* begin_ = text_ + sizeof text_ - 1;
+    static constexpr std::size_t kSize = 112;
+    char text_[kSize];  // its end alone is set
+    char* begin_ = text_ + kSize - 1;
     bool is_cut_ = false;
 };
 
 // Writes values of a stack. Every function returns false after a failure, with the stack as it
-// found it; `path` and `reason` then say what happened, or `status` for the whole message.
+// found it; `code`, `reason` and `path` then say what happened.
 struct Packer {
+    Packer(lua_State* state, PayloadWriter& writer)
+        : L(state), out(writer), limit(writer.size() + kMaxPayload) {
+        reason[0] = 0;
+    }
+
     lua_State* L;
     PayloadWriter& out;
     std::size_t limit;  // the size that `out` may reach
+    int root = 0;       // the stack index of the argument that is being written
     StatusCode code = StatusCode::ok;
-    char reason[96] = {};
-    PathText path = {};
+    bool key_failed = false;  // then the path ends at the table
+    char reason[96];
+    PathText path;
 
     [[gnu::cold, gnu::noinline]] bool fail(StatusCode why, const char* format, ...)
         __attribute__((format(printf, 3, 4))) {
@@ -112,11 +121,13 @@ struct Packer {
                     kMaxPayload >> 20);
     }
 
-    // A table is on top that is one too many. The tables around it are at every second slot below.
+    // A table is on top that is one too many. The one around it is below its key, and so on down
+    // to the argument.
     [[gnu::cold, gnu::noinline]] bool too_deep() {
         const void* table = lua_topointer(L, -1);
         for (int level = 1; level <= kMaxDepth; ++level) {
-            if (lua_topointer(L, -1 - 2 * level) == table) {
+            const int index = level == kMaxDepth ? root : -1 - 2 * level;
+            if (lua_topointer(L, index) == table) {
                 return fail(StatusCode::unsupported,
                             "is a table that contains itself %d levels up, which cannot be sent",
                             level);
@@ -132,6 +143,7 @@ struct Packer {
     }
 
     [[gnu::cold, gnu::noinline]] bool bad_key(int index) {
+        key_failed = true;
         const char* type = lua_typename(L, lua_type(L, index));
         return fail(StatusCode::unsupported, "has a %s as a key, which cannot be sent", type);
     }
@@ -152,14 +164,22 @@ struct Packer {
         return true;
     }
 
-    // Appends the value at a stack index. `depth`: the number of tables around it. When it is a
-    // table, it is on top of the stack.
-    bool value(int index, int depth) {
-        switch (lua_type(L, index)) {
-            case LUA_TSTRING: return string(index);
-            case LUA_TNUMBER: write_number(out, lua_tonumber(L, index)); return true;
+    // Appends the value at a stack index. `depth`: the number of tables around it. `iterated`:
+    // the index that it will have while a key is on top, should it be a table.
+    bool value(int index, int iterated, int depth) {
+        const int type = lua_type(L, index);
+        if (type == LUA_TNUMBER) {
+            write_number(out, lua_tonumber(L, index));
+            return true;
+        }
+        if (type == LUA_TSTRING) return string(index);
+        if (type == LUA_TTABLE) return table(iterated, depth + 1);
+        return rare_value(type, index, depth);
+    }
+
+    bool rare_value(int type, int index, int depth) {
+        switch (type) {
             case LUA_TBOOLEAN: write_boolean(out, lua_toboolean(L, index) != 0); return true;
-            case LUA_TTABLE: return table(depth + 1);
             case LUA_TNIL: write_tag(out, kNil); return true;
             case LUA_TLIGHTUSERDATA:
                 if (lua_touserdata(L, index) != nullptr) return unsupported(index);
@@ -178,31 +198,32 @@ struct Packer {
         return true;
     }
 
-    // Appends the table on top of the stack. lua_next gives the keys 1, 2, 3... of its array
-    // part first and in order; from the first other key on all entries go to the hash part.
-    bool table(int depth) {
+    // Appends the table that has the stack index `iterated` when one more value is pushed.
+    // lua_next gives the keys 1, 2, 3... of its array part first and in order; from the first
+    // other key on all entries go to the hash part.
+    bool table(int iterated, int depth) {
         if (depth > kMaxDepth) return too_deep();
         if (!lua_checkstack(L, kSlotsPerLevel)) return no_stack();
-        const std::size_t offset = begin_table(out, lua_objlen(L, -1) > 255);
-        std::uint32_t array_count = 0;
-        std::uint32_t hash_count = 0;
+        const std::size_t offset = begin_table(out);
         lua_pushnil(L);
-        while (lua_next(L, -2) != 0) {
-            if (hash_count != 0 || lua_type(L, -2) != LUA_TNUMBER ||
-                lua_tonumber(L, -2) != array_count + 1) {
-                if (!key()) return fail_in_table();
-                ++hash_count;
-            } else {
-                ++array_count;
-            }
-            if (!value(-1, depth)) return fail_in_table();
+        std::uint32_t array_count = 0;
+        bool more = lua_next(L, iterated) != 0;
+        while (more && lua_type(L, -2) == LUA_TNUMBER && lua_tonumber(L, -2) == array_count + 1) {
+            if (!value(-1, -2, depth)) return fail_in_table();
+            if (++array_count == 256) enlarge_table(out, offset);
+            if (out.size() > limit) [[unlikely]]
+                return too_large_in_table();
             lua_settop(L, -2);
-            if (out.size() > limit) [[unlikely]] {
-                too_large();
-                path.prepend_key(L, -1);
-                lua_settop(L, -2);
-                return false;
-            }
+            more = lua_next(L, iterated) != 0;
+        }
+        std::uint32_t hash_count = 0;
+        while (more) {
+            if (!key() || !value(-1, -2, depth)) return fail_in_table();
+            if (++hash_count == 256) enlarge_table(out, offset);
+            if (out.size() > limit) [[unlikely]]
+                return too_large_in_table();
+            lua_settop(L, -2);
+            more = lua_next(L, iterated) != 0;
         }
         end_table(out, offset, array_count, hash_count);
         return true;
@@ -210,18 +231,20 @@ struct Packer {
 
     // Appends the key below the top of the stack.
     bool key() {
-        switch (lua_type(L, -2)) {
-            case LUA_TSTRING: return string(-2);
-            case LUA_TNUMBER: write_number(out, lua_tonumber(L, -2)); return true;
-            case LUA_TBOOLEAN: write_boolean(out, lua_toboolean(L, -2) != 0); return true;
-            default:
-                bad_key(-2);
-                key_failed = true;
-                return false;
+        const int type = lua_type(L, -2);
+        if (type == LUA_TSTRING) [[likely]]
+            return string(-2);
+        if (type == LUA_TNUMBER) {
+            write_number(out, lua_tonumber(L, -2));
+        } else if (type == LUA_TBOOLEAN) {
+            write_boolean(out, lua_toboolean(L, -2) != 0);
+        } else {
+            return bad_key(-2);
         }
+        return true;
     }
 
-    // A key and its value are on top.
+    // The two ways a table fails while a key and its value are on top.
     [[gnu::cold, gnu::noinline]] bool fail_in_table() {
         if (!key_failed) path.prepend_key(L, -2);
         key_failed = false;
@@ -229,7 +252,10 @@ struct Packer {
         return false;
     }
 
-    bool key_failed = false;  // then the path ends at the table
+    [[gnu::cold, gnu::noinline]] bool too_large_in_table() {
+        too_large();
+        return fail_in_table();
+    }
 };
 
 // Reads values onto a stack. A pointer `end` given to a function leaves out one byte for each
@@ -355,19 +381,10 @@ int codec_unpack(lua_State* L) {
 }  // namespace
 
 Status pack(lua_State* L, int first, int last, PayloadWriter& out, const char* what) {
-    Packer packer{L, out, out.size() + kMaxPayload};
-    if (!lua_checkstack(L, kSlotsPerLevel)) {
-        return Status::error(StatusCode::too_large, "too many values on the stack");
-    }
+    Packer packer(L, out);
     for (int index = first; index <= last; ++index) {
-        bool is_written = false;
-        if (lua_type(L, index) == LUA_TTABLE) {
-            lua_pushvalue(L, index);
-            is_written = packer.table(1);
-            lua_settop(L, -2);
-        } else {
-            is_written = packer.value(index, 0);
-        }
+        packer.root = index;
+        bool is_written = packer.value(index, index, 0);
         if (is_written && out.size() > packer.limit) is_written = packer.too_large();
         if (!is_written) {
             const char* path = packer.path.text();
