@@ -24,13 +24,20 @@ PagePool::Options pool_options(const Kernel& kernel, bool seeded) {
     return options;
 }
 
+// Services of the engine's own, like the supervisor's, are found behind the game's.
+std::vector<std::string> service_folders(const LuaHostOptions& options) {
+    std::vector<std::string> folders = options.script_folders;
+    folders.push_back(options.library_folder);
+    return folders;
+}
+
 }  // namespace
 
 LuaHost::LuaHost(Kernel& kernel, Network* network, LuaHostOptions options)
     : kernel_(kernel),
       network_(network),
       options_(std::move(options)),
-      scripts_(options_.script_folders),
+      scripts_(service_folders(options_)),
       library_({options_.library_folder}) {
     Result<std::unique_ptr<PagePool>> pool =
         PagePool::create(pool_options(kernel, kernel.seeded()));
@@ -179,8 +186,9 @@ bool LuaHost::service_ended(Handle handle, Vm* vm, bool was_light) {
     const auto member = std::find_if(members.begin(), members.end(),
                                      [&](const Group::Member& entry) { return entry.vm == vm; });
     if (member == members.end() || --member->services > 0) return false;
+    // One VM stays for the next service of the group: making one costs twenty times as much.
+    if (members.size() == 1) return false;
     members.erase(member);
-    if (members.empty()) groups_.erase(found);
     return true;
 }
 

@@ -42,10 +42,20 @@ int append_bytecode(lua_State*, const void* bytes, std::size_t size, void* out) 
 
 // A state that only parses.
 struct Parser {
-    lua_State* L = luaL_newstate();
+    Parser() {
+#if !defined(PERILUNE_STOCK_LUAJIT)
+        // Bytecode holds tables in the order of their hashes: the same text, the same bytecode.
+        luaJIT_setseed(1);
+#endif
+        L = luaL_newstate();
+#if !defined(PERILUNE_STOCK_LUAJIT)
+        luaJIT_setseed(0);
+#endif
+    }
     ~Parser() {
         if (L != nullptr) lua_close(L);
     }
+    lua_State* L = nullptr;
 };
 
 Status load_text(lua_State* L, const std::string& text, const std::string& chunk_name) {
@@ -60,8 +70,7 @@ Result<std::string> ScriptCache::find(std::string_view name) const {
         return Status::error(StatusCode::invalid,
                              "\"%.*s\" is no name of a script: letters, digits, _, - and single "
                              "dots between them",
-                             static_cast<int>(std::min<std::size_t>(name.size(), 80)),
-                             name.data());
+                             static_cast<int>(std::min<std::size_t>(name.size(), 80)), name.data());
     }
     std::string relative(name);
     std::replace(relative.begin(), relative.end(), '.', '/');

@@ -19,9 +19,9 @@
 namespace perilune {
 
 struct Script {
-    std::string name;      // "game.room"
-    std::string path;      // "service/game/room.lua"
-    std::string bytecode;  // of `return function(...) <the text> end`
+    std::string name;          // "game.room"
+    std::string path;          // "service/game/room.lua"
+    std::string bytecode;      // of `return function(...) <the text> end`
     std::uint64_t digest = 0;  // of the text: whether a file has changed
     int version = 1;
 };

@@ -243,6 +243,7 @@ class Vm final : public Actor {
     volatile std::sig_atomic_t over_limit_ = 0;
     bool killing_ = false;  // the hook ends the running task
     bool kill_for_memory_ = false;
+    std::size_t limit_to_restore_ = 0;  // while the hook makes allocations fail
     std::string kill_text_;       // why
     std::string kill_traceback_;  // where it was
 

@@ -80,7 +80,15 @@ void Vm::hook(lua_State* L) {
         return;
     }
     lua_sethook(L, on_hook, LUA_MASKCOUNT, 1);
-    lua_yield(L, 0);
+    if (lua_isyieldable(L) != 0) {
+        lua_yield(L, 0);
+        return;
+    }
+    // An ordinary error would run the handlers of xpcall inside this hook, where no hook fires
+    // and a loop never ends. Running out of memory runs none.
+    if (limit_to_restore_ == 0) limit_to_restore_ = arena_.limit();
+    arena_.set_limit(1);
+    lua_newuserdata(L, 2 * Arena::kHugeRequest);
 }
 
 bool Vm::collect() {
@@ -116,6 +124,8 @@ void Vm::settle_kill() {
     }
     kill_for_memory_ = false;
     interrupt_level_ = 0;
+    over_limit_ = 0;
+    if (limit_to_restore_ != 0) arena_.set_limit(std::exchange(limit_to_restore_, 0));
     over_limit_ = 0;
     disarm_hook();
     arena_.rearm();

@@ -6,42 +6,35 @@
 ---@class perilune.core
 local core = {}
 
----A token that one task waits on and another wakes, once.
----@return integer token
-function core.token() end
+---A native function of the host by name: those of lualib/meta/perilune.lua under their own names,
+---and the ones below, which only libraries use.
+---  core_call(to, command, ...), core_call_within(ms, to, command, ...), core_spawn(script,
+---    options, spawn_options), core_stop(to, reason), core_claim(name), core_reload(name),
+---    core_inspect(to): wait; what they return goes through finish()
+---  core_settle(name, handle, error): what became of a claim
+---  core_shared(name, table), core_inspect_self()
+---  core_token() -> token; core_wait(token, ms) -> ... | nil, "timeout"; core_wake(token, ...) ->
+---    boolean: one task waits, another wakes it, once, after the current dispatch; a wake that
+---    came first is kept
+---  core_lock() -> lock; core_enter(lock); core_leave(lock): in the order of coming; a task that
+---    is killed gives its locks back
+---@param name string
+---@return function? native
+function core.native(name) end
 
----Waits until wake(token, ...) and returns what it was woken with. A wake that came before
----returns at once. Raises when the token was used before.
----@async
----@param token integer
----@param ms integer? limit; then it returns nil, "timeout"
----@return any ...
-function core.wait(token, ms) end
-
----Wakes the task that waits on a token of this service, after the current dispatch.
----@param token integer
----@param ... any any values: they don't leave the VM
----@return boolean woken false when the token is unknown, used or timed out
-function core.wake(token, ...) end
-
----The function that gets the running service's events of a native module.
----@param kind "socket" the module
----@param handler fun(id: integer, event: string, data: string?)
+---The function that gets the running service's events of a native module ("socket": id, event,
+---data), or the messages whose command is "@" and this kind.
+---@param kind string
+---@param handler fun(...: any)
 function core.on_event(kind, handler) end
 
----A lock of the running service; see perilune.queue.
----@return userdata lock
-function core.lock() end
+---@return table? clients the running service's second table, the commands of players
+function core.clients() end
 
----Takes a lock, waiting in the order of coming. A task that is killed gives its locks back.
----@async
----@param lock userdata
-function core.enter(lock) end
+---@return table? commands the running service's first table
+function core.commands() end
 
----@param lock userdata
-function core.leave(lock) end
-
----Raises what `finish` is given when that is a failed call, and returns all of it otherwise.
+---Raises what it is given when that is a failed call, and returns all of it otherwise.
 ---@param ... any
 ---@return any ...
 function core.finish(...) end

@@ -1,8 +1,8 @@
 ---@meta perilune
 
 -- The API that services are written against: `local perilune = require "perilune"`.
--- It is native code, apart from what lualib/perilune.lua and lualib/perilune/*.lua add on first
--- use; this file is for the editor and for docs/api.md and is never loaded.
+-- Here is what is native; the rest is in lualib/perilune.lua and lualib/perilune/*.lua. This file
+-- is for the editor and for docs/api.md and is never loaded.
 --
 -- Times are in milliseconds. A handle is an integer below 2^53. `to` is a handle or a name.
 
@@ -39,33 +39,6 @@ local perilune = {}
 
 -- Services ---------------------------------------------------------------------------------------
 
----Starts a service from `script` and returns when its on_start has. Raises the error of
----on_start, "exists" for a name in use, "not_found" for a script that isn't there; then the
----service never was.
----@async
----@param script string name of a file on the script path, without .lua: "counter", "game.room"
----@param options any? given to on_start
----@param spawn_options perilune.SpawnOptions?
----@return integer handle
-function perilune.spawn(script, options, spawn_options) end
-
----The service named `name`, started from `script` if there is none. Callers that come while
----it starts wait for it and get the same service, or the same error.
----@async
----@param name string
----@param script string? default: the name
----@param options any?
----@param spawn_options perilune.SpawnOptions?
----@return integer handle
-function perilune.unique(name, script, options, spawn_options) end
-
----Asks a service to end: its on_stop runs first. Returns when it is dead.
----@async
----@param to integer|string
----@param within_ms integer? default 10000; then it is killed
----@return boolean stopped false when it was dead already
-function perilune.stop(to, within_ms) end
-
 ---Ends a service at once, without on_stop.
 ---@param to integer|string
 ---@return boolean killed false when it was dead already
@@ -98,24 +71,6 @@ function perilune.find(name) end
 ---@return boolean sent
 ---@return "dead"|"overloaded"? why nothing was sent
 function perilune.send(to, command, ...) end
-
----Sends a request and waits for the reply, 5 s at most (`call_limit_ms` of config.lua). Raises a
----perilune.CallError. Other messages run meanwhile: check shared state again after it.
----@async
----@param to integer|string
----@param command string
----@param ... any
----@return any ... what the command returned
-function perilune.call(to, command, ...) end
-
----The same with a limit of its own.
----@async
----@param ms integer limit in ms; 0: none
----@param to integer|string
----@param command string
----@param ... any
----@return any ... what the command returned
-function perilune.call_within(ms, to, command, ...) end
 
 ---Lets the running command answer later: what it returns is not the reply. The function that
 ---is returned gives it, once, from any task of this service. If it never does, the caller gets
@@ -190,25 +145,6 @@ function perilune.now() end
 ---@return number seconds since 1970-01-01 UTC, with fractions; may jump
 function perilune.time() end
 
----A critical section: its function runs `body(...)` while no other task of this service is in
----it, in the order of coming, and returns what it returns. A task that is in it may enter again.
----@return fun(body: fun(...: any): ...: any, ...: any): ...: any enter
-function perilune.queue() end
-
----Runs functions at the same time and waits for all of them.
----@async
----@param bodies (fun(): any)[]
----@return table results by index {true, value} or {false, error}
-function perilune.wait_all(bodies) end
-
----Runs functions at the same time and returns when the first ends; the others go on, unheard.
----@async
----@param bodies (fun(): any)[]
----@return integer index of the first
----@return boolean ok
----@return any value or error
-function perilune.race(bodies) end
-
 -- Life and death -----------------------------------------------------------------------------------
 
 ---Has `on_down(handle, reason)` of this service called once when another dies.
@@ -237,41 +173,12 @@ function perilune.link(to) end
 ---@field within_ms integer? default 30000; more restarts than that in this time end the supervisor
 ---@field backoff_ms integer? default 100, doubled for each restart in a row, at most 5000
 
----Starts a service that starts `children`, in order, and starts them again when they die.
----@async
----@param children perilune.ChildSpec[]
----@param options perilune.SupervisorOptions?
----@return integer handle of the supervisor; stop it to stop its children, last first
-function perilune.supervisor(children, options) end
-
----Loads the script of running services again and joins it to what runs: functions and constants
----are new, state stays. A script that doesn't parse, doesn't load or can't be joined changes
----nothing.
----@async
----@param name string? a service's name or the name of a script; nil: every script that changed
----@return integer count services that run the new script
----@return string[] problems one line for each service that keeps the old one, with the reason
-function perilune.reload(name) end
-
 -- Shared data, environment, log ----------------------------------------------------------------
-
----Data that all services of the node read and nobody changes; one copy a node, replaced as a
----whole. With a table it is set; with a string ending in .lua the file is run, in an empty
----environment, and what it returns is set. Reading is `data.key`, `#data`, `pairs(data)`.
----@param name string
----@param value table|string?
----@return table? data nil when nothing has that name
-function perilune.shared(name, value) end
 
 ---A value of `env` in config.lua, or of the process's environment when it has none.
 ---@param name string
 ---@return any
 function perilune.env(name) end
-
----@param to (integer|string)? default: the running service
----@async
----@return perilune.Stats
-function perilune.stats(to) end
 
 ---@class perilune.NodeStats
 ---@field services integer

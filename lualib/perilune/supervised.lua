@@ -1,0 +1,127 @@
+-- The service behind perilune.supervisor.
+
+local perilune = require "perilune"
+
+local supervised = {}
+
+local MAX_BACKOFF_MS = 5000
+
+local children = {}      -- specs, in the order of starting
+local settings = {}
+local index_of = {}      -- handle -> index of the child
+local handle_of = {}     -- index -> handle
+local restarts = {}      -- times of the restarts within `within_ms`
+local busy = false       -- a restart is under way: deaths that it causes are its own
+local pending = {}       -- deaths that came meanwhile: {index, reason}
+
+local function start(index)
+  local spec = children[index]
+  local spawn_options = { name = spec.name, monitor = true }
+  for key, value in pairs(spec.spawn_options or {}) do spawn_options[key] = value end
+  local handle = perilune.spawn(spec.script or spec.name, spec.options, spawn_options)
+  index_of[handle], handle_of[index] = index, handle
+end
+
+local function stop(index)
+  local handle = handle_of[index]
+  if not handle then return end
+  perilune.unmonitor(handle)
+  index_of[handle], handle_of[index] = nil, nil
+  perilune.stop(handle)
+end
+
+local function stop_all()
+  for index = #children, 1, -1 do stop(index) end
+end
+
+-- The pause before the next restart in ms, or nil when there were too many.
+local function admit_restart()
+  local now, within = perilune.now(), settings.within_ms or 30000
+  while restarts[1] and now - restarts[1] > within do table.remove(restarts, 1) end
+  if #restarts >= (settings.max_restarts or 5) then return nil end
+  restarts[#restarts + 1] = now
+  return math.min((settings.backoff_ms or 100) * 2 ^ (#restarts - 1), MAX_BACKOFF_MS)
+end
+
+local function wants_restart(spec, reason)
+  local restart = spec.restart or "permanent"
+  if restart == "transient" then return reason ~= "exit" and reason ~= "stop" end
+  return restart == "permanent"
+end
+
+-- The children that a death takes with it, first to last.
+local function affected(index)
+  local strategy = settings.strategy or "one_for_one"
+  if strategy == "one_for_one" then return index, index end
+  if strategy == "one_for_all" then return 1, #children end
+  return index, #children
+end
+
+-- Starts again what the death of a child took. Returns false when the supervisor gives up.
+local function restart(index, reason)
+  if not wants_restart(children[index], reason) then return true end
+  local first, last = affected(index)
+  for other = last, first, -1 do stop(other) end
+  while true do
+    local pause = admit_restart()
+    if not pause then
+      perilune.log.error("%q has died too often (%s): giving up", children[index].name, reason)
+      return false
+    end
+    perilune.sleep(pause)
+    local ok, problem = pcall(function()
+      for other = first, last do
+        local spec = children[other]
+        if not handle_of[other] and (other == index or spec.restart ~= "temporary") then
+          start(other)
+        end
+      end
+    end)
+    if ok then return true end
+    perilune.log.warn("%q did not start again: %s", children[index].name, tostring(problem))
+    for other = last, first, -1 do stop(other) end
+  end
+end
+
+function supervised.on_start(options)
+  children, settings = options.children, options.settings
+  for index = 1, #children do
+    local ok, problem = pcall(start, index)
+    if not ok then
+      stop_all()
+      error(problem, 0)
+    end
+  end
+end
+
+function supervised.on_down(handle, reason)
+  local index = index_of[handle]
+  if not index then return end
+  index_of[handle], handle_of[index] = nil, nil
+  pending[#pending + 1] = { index, reason }
+  if busy then return end
+  busy = true
+  while pending[1] do
+    local death = table.remove(pending, 1)
+    -- It may have been started again with others meanwhile.
+    if not handle_of[death[1]] and not restart(death[1], death[2]) then
+      stop_all()
+      perilune.exit("too many restarts")
+      break
+    end
+  end
+  busy = false
+end
+
+function supervised.on_stop()
+  stop_all()
+end
+
+---@return table<string, integer> handles of the children that live, by name
+function supervised.children()
+  local list = {}
+  for index, handle in pairs(handle_of) do list[children[index].name] = handle end
+  return list
+end
+
+return supervised
