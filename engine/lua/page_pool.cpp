@@ -14,8 +14,8 @@ namespace {
 // Addresses become writable in steps, so that a node has few mappings and few system calls.
 constexpr std::size_t kCommitStep = std::size_t{16} << 20;
 constexpr std::size_t kLeastReservation = std::size_t{256} << 20;
-// From here on moving page table entries is cheaper than copying (measured: 25 us against
-// 130 us for 256 KiB into cold pages; below 128 KiB the two are even).
+// From here on page table entries are moved and not bytes: 5 us for 256 KiB, where copying takes
+// 97 us into pages not touched before and 2.5 us into others.
 constexpr std::size_t kMoveByMremap = std::size_t{256} << 10;
 
 std::size_t whole_chunks(std::size_t bytes) { return (bytes + kChunkSize - 1) & ~(kChunkSize - 1); }
