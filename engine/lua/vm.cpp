@@ -253,7 +253,8 @@ void Vm::run_command(Service& service, MessagePtr message) {
 }
 
 void Vm::run_event(Service& service, MessagePtr message) {
-    if (service.events == LUA_NOREF) return;
+    // Also where nobody listens: it keeps account of what has been delivered.
+    if (!host_.network()->admit(message) || service.events == LUA_NOREF) return;
     lua_rawgeti(L_, LUA_REGISTRYINDEX, service.events);
     lua_getfield(L_, -1, "socket");
     if (!lua_isfunction(L_, -1)) {
@@ -267,8 +268,13 @@ void Vm::run_event(Service& service, MessagePtr message) {
     lua_pushnumber(co, static_cast<lua_Number>(message->id));
     lua_pushstring(co, socket_event_name(static_cast<SocketEvent>(message->detail)));
     lua_pushlstring(co, message->data(), message->size);
+    int count = 3;
+    if (message->session != 0 && message->detail == static_cast<int>(SocketEvent::opened)) {
+        lua_pushnumber(co, static_cast<lua_Number>(message->session));  // the listener
+        ++count;
+    }
     message.reset();
-    resume(task, 3);
+    resume(task, count);
 }
 
 void Vm::run_down(Service& service, MessagePtr message) {

@@ -1219,6 +1219,12 @@ Result<Handle> Network::owner_of(ConnectionId id) {
     return c->owner;
 }
 
+Result<FramingKind> Network::framing(ConnectionId id) {
+    const Locked c = find(id);
+    if (!c) return dead_connection();
+    return c->framing();
+}
+
 // ---- groups ----
 
 GroupId Network::group_create(Handle owner) {

@@ -64,6 +64,38 @@ struct NetworkCounters {
     Count closed_reset{0}, closed_slow{0}, closed_stalled{0}, closed_idle{0};
     Count closed_malformed{0}, closed_too_large{0}, closed_lost{0};
     Count unsent_bytes{0};  // dropped when a connection was broken or aborted
+
+    // Calls visit(name, value) for each.
+    template <typename Visit>
+    void each(Visit visit) const {
+#define PERILUNE_COUNTER(name) visit(#name, name.load())
+        PERILUNE_COUNTER(open);
+        PERILUNE_COUNTER(listeners);
+        PERILUNE_COUNTER(accepted);
+        PERILUNE_COUNTER(connected);
+        PERILUNE_COUNTER(connect_failed);
+        PERILUNE_COUNTER(refused_full);
+        PERILUNE_COUNTER(refused_address);
+        PERILUNE_COUNTER(accept_pauses);
+        PERILUNE_COUNTER(accept_waits);
+        PERILUNE_COUNTER(bytes_in);
+        PERILUNE_COUNTER(bytes_out);
+        PERILUNE_COUNTER(frames_in);
+        PERILUNE_COUNTER(packets_out);
+        PERILUNE_COUNTER(sends);
+        PERILUNE_COUNTER(receives);
+        PERILUNE_COUNTER(read_pauses);
+        PERILUNE_COUNTER(closed);
+        PERILUNE_COUNTER(closed_reset);
+        PERILUNE_COUNTER(closed_slow);
+        PERILUNE_COUNTER(closed_stalled);
+        PERILUNE_COUNTER(closed_idle);
+        PERILUNE_COUNTER(closed_malformed);
+        PERILUNE_COUNTER(closed_too_large);
+        PERILUNE_COUNTER(closed_lost);
+        PERILUNE_COUNTER(unsent_bytes);
+#undef PERILUNE_COUNTER
+    }
 };
 
 class Network {
@@ -131,6 +163,7 @@ class Network {
     Result<Address> peer(ConnectionId id);
     Result<Address> local(ConnectionId id);
     Result<Handle> owner_of(ConnectionId id);
+    Result<FramingKind> framing(ConnectionId id);
 
     // --- groups: sets of connections that are written to together ---
 

@@ -64,22 +64,36 @@ const std::vector<Row>& rows() {
         {"empty packet", FramingKind::packet, bytes({2, 0}), 64, {""}, Outcome::more},
         {"packet length 0", FramingKind::packet, bytes({0, 0}), 64, {}, Outcome::malformed},
         {"packet length 1", FramingKind::packet, bytes({1, 0}), 64, {}, Outcome::malformed},
-        {"packet at the limit", FramingKind::packet, bytes({6, 0}) + "abcd", 4, {"abcd"},
+        {"packet at the limit",
+         FramingKind::packet,
+         bytes({6, 0}) + "abcd",
+         4,
+         {"abcd"},
          Outcome::more},
         {"packet over the limit", FramingKind::packet, bytes({7, 0}), 4, {}, Outcome::too_large},
         {"packet of 65535", FramingKind::packet, bytes({255, 255}), 65532, {}, Outcome::too_large},
-        {"two packets", FramingKind::packet, bytes({3, 0, 'a', 4, 0, 'b', 'c'}), 64, {"a", "bc"},
+        {"two packets",
+         FramingKind::packet,
+         bytes({3, 0, 'a', 4, 0, 'b', 'c'}),
+         64,
+         {"a", "bc"},
          Outcome::more},
-        {"packet, then a bad one", FramingKind::packet, bytes({3, 0, 'a', 1, 0, 'b'}), 64, {"a"},
+        {"packet, then a bad one",
+         FramingKind::packet,
+         bytes({3, 0, 'a', 1, 0, 'b'}),
+         64,
+         {"a"},
          Outcome::malformed},
         {"half a packet", FramingKind::packet, bytes({9, 0, 'a'}), 64, {}, Outcome::more},
-        {"u16be", FramingKind::u16be, bytes({0, 2, 'a', 'b', 0, 0}), 64, {"ab", ""},
-         Outcome::more},
+        {"u16be", FramingKind::u16be, bytes({0, 2, 'a', 'b', 0, 0}), 64, {"ab", ""}, Outcome::more},
         {"u16be over the limit", FramingKind::u16be, bytes({1, 0}), 255, {}, Outcome::too_large},
         {"u32be", FramingKind::u32be, bytes({0, 0, 0, 2, 'a', 'b'}), 64, {"ab"}, Outcome::more},
-        {"u32be of 2^31", FramingKind::u32be, bytes({128, 0, 0, 0}), 65536, {},
-         Outcome::too_large},
-        {"u32be of 2^32 - 1", FramingKind::u32be, bytes({255, 255, 255, 255}), 65536, {},
+        {"u32be of 2^31", FramingKind::u32be, bytes({128, 0, 0, 0}), 65536, {}, Outcome::too_large},
+        {"u32be of 2^32 - 1",
+         FramingKind::u32be,
+         bytes({255, 255, 255, 255}),
+         65536,
+         {},
          Outcome::too_large},
         {"lines", FramingKind::line, "one\ntwo\r\n\nrest", 64, {"one", "two", ""}, Outcome::more},
         {"line at the limit", FramingKind::line, "abcd\r\n", 4, {"abcd"}, Outcome::more},
@@ -110,8 +124,8 @@ TEST(Framing, raw_gives_what_comes) {
 TEST(Framing, what_is_encoded_decodes_in_any_chunks) {
     std::mt19937 random(7);
     const auto up_to = [&](std::size_t n) { return random() % (n + 1); };
-    for (const FramingKind kind : {FramingKind::packet, FramingKind::u16be, FramingKind::u32be,
-                                   FramingKind::line}) {
+    for (const FramingKind kind :
+         {FramingKind::packet, FramingKind::u16be, FramingKind::u32be, FramingKind::line}) {
         for (int round = 0; round < 300; ++round) {
             std::vector<std::string> sent;
             std::string stream;
@@ -126,8 +140,7 @@ TEST(Framing, what_is_encoded_decodes_in_any_chunks) {
                 sent.push_back(std::move(body));
             }
             const std::size_t largest = 1 + up_to(round % 3 == 0 ? 8 : 70000);
-            const Decoded result =
-                decode(kind, stream, 65536, [&] { return 1 + up_to(largest); });
+            const Decoded result = decode(kind, stream, 65536, [&] { return 1 + up_to(largest); });
             ASSERT_EQ(result.frames, sent) << framing_rule(kind).name;
             ASSERT_EQ(result.last, Outcome::more);
         }
