@@ -1,0 +1,83 @@
+#include "node/host_gate.h"
+
+#include <utility>
+#include <vector>
+
+#include "node/calls.h"
+
+namespace perilune {
+
+HostGate* HostGate::create(Kernel& kernel) {
+    auto actor = std::make_unique<HostGate>(kernel);
+    HostGate* gate = actor.get();
+    ActorCell* cell = kernel.create_cell(std::move(actor));
+    const Result<Handle> handle = kernel.add_service(cell, nullptr);
+    if (!handle.ok()) return nullptr;  // the first service: there is a slot
+    gate->handle_ = handle.value();
+    gate->timers_ = std::make_unique<OwnerTimers>(handle.value());
+    kernel.launch(cell);
+    return gate;
+}
+
+HostGate::~HostGate() { close("the node has stopped"); }
+
+std::uint64_t HostGate::open(CallDone done, std::int64_t limit_ms) {
+    const std::lock_guard lock(mutex_);
+    if (closed_) return 0;
+    const std::uint64_t session = next_session_++;
+    TimerId limit;
+    if (limit_ms > 0) {
+        const std::int64_t due = TimerWheel::due_after(kernel_.clock().now_ns(), limit_ms);
+        limit = kernel_.add_timer(*timers_, session, due);
+    }
+    sessions_.emplace(session, Session{std::move(done), limit});
+    return session;
+}
+
+bool HostGate::finish(std::uint64_t session, CallResult result) {
+    CallDone done;
+    {
+        const std::lock_guard lock(mutex_);
+        const auto found = sessions_.find(session);
+        if (found == sessions_.end()) return false;
+        done = std::move(found->second.done);
+        if (found->second.limit) kernel_.cancel_timer(*timers_, found->second.limit);
+        sessions_.erase(found);
+    }
+    done(std::move(result));
+    return true;
+}
+
+void HostGate::close(std::string_view reason) {
+    std::unordered_map<std::uint64_t, Session> sessions;
+    {
+        const std::lock_guard lock(mutex_);
+        closed_ = true;
+        sessions.swap(sessions_);
+        if (timers_ != nullptr) kernel_.timers().cancel_all(*timers_);
+    }
+    for (auto& [session, entry] : sessions) {
+        entry.done(failed_call(Outcome::cancelled, std::string(reason)));
+    }
+}
+
+void HostGate::receive(MessagePtr message) {
+    switch (message->kind) {
+        case MessageKind::reply:
+        case MessageKind::failure:
+            if (!finish(message->session, result_of(*message))) {
+                kernel_.counters().late_replies.fetch_add(1, std::memory_order_relaxed);
+            }
+            return;
+        case MessageKind::timer:
+            (void)finish(message->session,
+                         failed_call(Outcome::timeout, "no answer within the limit"));
+            return;
+        case MessageKind::reload:
+            if (on_reload_) on_reload_();
+            return;
+        default: answer_error(kernel_, std::move(message), "this is a host program, not a service");
+    }
+}
+
+}  // namespace perilune
