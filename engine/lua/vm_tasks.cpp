@@ -71,12 +71,15 @@ void Vm::resume(Task* task, int arguments) {
     current_ = task;
     const int status = lua_resume(task->thread, arguments);
     current_ = nullptr;
-    if (status == 0) {
+    if (killing_) {
+        // However it ended: tail calls may have returned what a killed coroutine yielded.
+        fail_task(task, Ending::killed);
+    } else if (status == 0) {
         finish_task(task);
-    } else if (status == LUA_YIELD && !killing_) {
-        if (task->wait == 0 && !task->ready) fail_task(task, Ending::yielded);
-    } else {
-        fail_task(task, killing_ ? Ending::killed : Ending::error);
+    } else if (status != LUA_YIELD) {
+        fail_task(task, Ending::error);
+    } else if (task->wait == 0 && !task->ready) {
+        fail_task(task, Ending::yielded);
     }
     if (!service.exit_reason.empty()) [[unlikely]] {
         const std::string reason = std::exchange(service.exit_reason, {});

@@ -1,0 +1,153 @@
+#include "core/mailbox.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <map>
+#include <thread>
+#include <vector>
+
+namespace perilune {
+namespace {
+
+MessagePtr numbered(std::uint64_t number, Handle from = {}) {
+    return make_message(MessageKind::send, {}, from, number);
+}
+
+TEST(Mailbox, HandsMessagesOutInTheOrderTheyCame) {
+    Mailbox mailbox;
+    mailbox.open(kMailboxMessages, kMailboxBytes);
+    for (std::uint64_t i = 1; i <= 10; ++i) {
+        MessagePtr message = numbered(i);
+        ASSERT_EQ(mailbox.push(message, true), PushResult::queued);
+        ASSERT_EQ(message, nullptr);
+    }
+    for (std::uint64_t i = 1; i <= 10; ++i) EXPECT_EQ(mailbox.pop()->session, i);
+    EXPECT_EQ(mailbox.pop(), nullptr);
+}
+
+TEST(Mailbox, OnlyOneWriterIsToldToWakeTheActor) {
+    Mailbox mailbox;
+    mailbox.open(kMailboxMessages, kMailboxBytes);
+    ASSERT_TRUE(mailbox.try_idle());
+    MessagePtr first = numbered(1);
+    MessagePtr second = numbered(2);
+    EXPECT_EQ(mailbox.push(first, true), PushResult::wake_actor);
+    EXPECT_EQ(mailbox.push(second, true), PushResult::queued);
+    EXPECT_FALSE(mailbox.try_idle());
+}
+
+TEST(Mailbox, RefusesAtItsLimitsAndKeepsTheMessageWithTheSender) {
+    Mailbox mailbox;
+    mailbox.open(3, 4096);
+    for (int i = 0; i < 3; ++i) {
+        MessagePtr message = numbered(1);
+        ASSERT_EQ(mailbox.push(message, true), PushResult::queued);
+    }
+    MessagePtr fourth = numbered(4);
+    EXPECT_EQ(mailbox.push(fourth, true), PushResult::full);
+    EXPECT_NE(fourth, nullptr);
+    // Replies and timers are bounded elsewhere and always get in.
+    EXPECT_EQ(mailbox.push(fourth, false), PushResult::queued);
+    EXPECT_EQ(mailbox.load().count(), 4u);
+
+    Mailbox small;
+    small.open(100, 4096);
+    MessagePtr large = numbered(1);
+    large->set_payload(std::string(5000, 'x'));
+    EXPECT_EQ(small.push(large, true), PushResult::full);
+    EXPECT_EQ(small.load().bytes(), 0u);
+}
+
+TEST(Mailbox, GivesRoomBackWhenATurnSettles) {
+    Mailbox mailbox;
+    mailbox.open(2, kMailboxBytes);
+    for (int i = 0; i < 2; ++i) {
+        MessagePtr message = numbered(1);
+        ASSERT_EQ(mailbox.push(message, true), PushResult::queued);
+    }
+    EXPECT_TRUE(mailbox.half_full());
+    while (mailbox.pop() != nullptr) {
+    }
+    mailbox.settle();
+    EXPECT_EQ(mailbox.load().count(), 0u);
+    EXPECT_EQ(mailbox.load().bytes(), 0u);
+    EXPECT_FALSE(mailbox.half_full());
+}
+
+TEST(Mailbox, ControlMessagesComeThroughAFullMailboxAndWakeAnIdleActor) {
+    Mailbox mailbox;
+    mailbox.open(0, 0);
+    ASSERT_TRUE(mailbox.try_idle());
+    MessagePtr refused = numbered(1);
+    EXPECT_EQ(mailbox.push(refused, true), PushResult::full);
+    MessagePtr kill = make_message(MessageKind::kill, {}, {}, 0);
+    EXPECT_EQ(mailbox.push_control(kill), PushResult::wake_actor);
+    EXPECT_FALSE(mailbox.try_idle());
+    ASSERT_TRUE(mailbox.has_control());
+    EXPECT_EQ(mailbox.pop_control()->kind, MessageKind::kill);
+    EXPECT_TRUE(mailbox.try_idle());
+}
+
+TEST(Mailbox, ClosedRefusesAndKeepsWhatWaited) {
+    Mailbox mailbox;
+    mailbox.open(10, kMailboxBytes);
+    for (std::uint64_t i = 1; i <= 4; ++i) {
+        MessagePtr message = numbered(i);
+        ASSERT_EQ(mailbox.push(message, true), PushResult::queued);
+        if (i == 2) {
+            EXPECT_EQ(mailbox.pop()->session, 1u);
+        }
+    }
+    mailbox.close();
+    MessagePtr late = numbered(9);
+    EXPECT_EQ(mailbox.push(late, false), PushResult::closed);
+    MessagePtr control = numbered(9);
+    EXPECT_EQ(mailbox.push_control(control), PushResult::closed);
+    for (std::uint64_t i = 2; i <= 4; ++i) EXPECT_EQ(mailbox.pop()->session, i);
+    EXPECT_EQ(mailbox.pop(), nullptr);
+}
+
+// Promise 8, without services: every sender's messages arrive once and in order, while the
+// actor goes idle and is woken all the time.
+TEST(Mailbox, KeepsTheOrderOfEachOfManySenders) {
+    constexpr int kSenders = 4;
+    constexpr std::uint64_t kEach = 50000;
+    Mailbox mailbox;
+    mailbox.open(UINT32_MAX, kMailboxBytes);
+    std::atomic<int> runnable{1};  // the actor's place in a run queue: 0 or 1
+    std::vector<std::thread> senders;
+    for (int sender = 1; sender <= kSenders; ++sender) {
+        senders.emplace_back([&, sender] {
+            for (std::uint64_t i = 1; i <= kEach; ++i) {
+                MessagePtr message = numbered(i, Handle{static_cast<std::uint64_t>(sender)});
+                const PushResult result = mailbox.push(message, false);
+                if (result == PushResult::wake_actor) {
+                    ASSERT_EQ(runnable.fetch_add(1), 0) << "woken twice";
+                }
+            }
+        });
+    }
+    std::map<std::uint64_t, std::uint64_t> last;
+    std::uint64_t received = 0;
+    while (received < kSenders * kEach) {
+        if (runnable.load() == 0) {
+            std::this_thread::yield();
+            continue;
+        }
+        while (MessagePtr message = mailbox.pop()) {
+            ASSERT_EQ(message->session, last[message->from.value] + 1);
+            last[message->from.value] = message->session;
+            ++received;
+        }
+        mailbox.settle();
+        runnable.fetch_sub(1);
+        if (!mailbox.try_idle()) runnable.fetch_add(1);
+    }
+    for (std::thread& sender : senders) sender.join();
+    EXPECT_EQ(mailbox.load().count(), 0u);
+}
+
+}  // namespace
+}  // namespace perilune
