@@ -10,7 +10,6 @@ using namespace wire;
 // Writes Values. After a failure `status` says what happened.
 struct ValueEncoder {
     PayloadWriter& out;
-    std::size_t limit;  // the size that `out` may reach
     Status status;
 
     bool too_large() {
@@ -20,7 +19,7 @@ struct ValueEncoder {
     }
 
     bool string(const std::string& text) {
-        if (text.size() > kMaxPayload || out.size() + text.size() > limit) return too_large();
+        if (out.size() + text.size() > kMaxPayload) return too_large();
         write_string(out, text);
         return true;
     }
@@ -67,7 +66,7 @@ struct ValueEncoder {
     }
 
     bool value(const Value& item, int depth) {
-        if (out.size() >= limit) return too_large();
+        if (out.size() >= kMaxPayload) return too_large();
         if (item.is_string()) return string(item.string());
         if (item.is_table()) return table(item.table(), depth + 1);
         if (item.is_number()) {
@@ -146,12 +145,11 @@ struct ValueDecoder {
 }  // namespace
 
 Status encode(const Values& values, PayloadWriter& out) {
-    ValueEncoder encoder{out, out.size() + kMaxPayload, {}};
-    const std::size_t before = out.size();
+    ValueEncoder encoder{out, {}};
     for (const Value& item : values) {
         if (!encoder.value(item, 0)) return encoder.status;
     }
-    if (out.size() - before > kMaxPayload) encoder.too_large();
+    if (out.size() > kMaxPayload) encoder.too_large();
     return encoder.status;
 }
 

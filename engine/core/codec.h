@@ -45,9 +45,9 @@ namespace perilune {
 inline constexpr std::size_t kMaxPayload = std::size_t{16} << 20;  // bytes
 inline constexpr int kMaxDepth = 64;  // tables inside each other, the outermost counted
 
-// Appends `values` to `out`. Fails with `too_large` over kMaxDepth or kMaxPayload, and with
-// `unsupported` for a key that can't be one, naming the place; `out` then holds an incomplete
-// payload. An entry of a table whose value is nil is left out, as Lua would.
+// Appends `values` to `out`. Fails with `too_large` over kMaxDepth or when `out` would as a whole
+// be over kMaxPayload, and with `unsupported` for a key that can't be one; `out` then holds an
+// incomplete payload. An entry of a table whose value is nil is left out, as Lua would.
 Status encode(const Values& values, PayloadWriter& out);
 
 // The values of a payload. `null` becomes nil. Fails with `invalid` when the bytes are no
@@ -131,7 +131,7 @@ inline void write_number(PayloadWriter& out, double number) {
                 out.advance(1);
                 return;
             }
-            const auto magnitude = static_cast<std::uint32_t>(integer ^ (integer >> 31));
+            const auto magnitude = static_cast<std::uint32_t>(integer < 0 ? ~integer : integer);
             const int bits = std::bit_width(magnitude) + 1;
             const IntegerForm form = kIntegerForms[static_cast<std::size_t>(bits - 1)];
             *room = static_cast<char>(form.tag);

@@ -264,9 +264,8 @@ Item SharedTree::key_at(const Node& node, std::uint32_t position) const {
     return key;
 }
 
-Status SharedTree::encode(const Item& item, PayloadWriter& out, int depth,
-                          std::size_t limit) const {
-    if (out.size() + item.size >= limit) {
+Status SharedTree::encode(const Item& item, PayloadWriter& out, int depth) const {
+    if (out.size() + item.size >= kMaxPayload) {
         return Status::error(StatusCode::too_large, "is larger than %zu MB with it",
                              kMaxPayload >> 20);
     }
@@ -284,7 +283,7 @@ Status SharedTree::encode(const Item& item, PayloadWriter& out, int depth,
     const Node& table = node(item);
     const std::size_t offset = wire::begin_table(out, positions(table) > 255);
     for (std::uint32_t i = 0; i < table.array_count; ++i) {
-        const Status status = encode(items_[table.array_begin + i], out, depth + 1, limit);
+        const Status status = encode(items_[table.array_begin + i], out, depth + 1);
         if (!status.ok()) return status;
     }
     std::uint32_t hash_count = 0;
@@ -292,8 +291,8 @@ Status SharedTree::encode(const Item& item, PayloadWriter& out, int depth,
         const Entry& entry = entries_[table.entry_begin + i];
         if (entry.value.kind == Kind::nil) continue;
         ++hash_count;
-        Status status = encode(entry.key, out, depth + 1, limit);
-        if (status.ok()) status = encode(entry.value, out, depth + 1, limit);
+        Status status = encode(entry.key, out, depth + 1);
+        if (status.ok()) status = encode(entry.value, out, depth + 1);
         if (!status.ok()) return status;
     }
     wire::end_table(out, offset, table.array_count, hash_count);

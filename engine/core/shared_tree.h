@@ -82,8 +82,8 @@ class SharedTree {
     }
 
     // Appends a value to `out` as encode() would. `depth`: how many tables it will be inside.
-    // Fails with `too_large` when it would be nested too deep or make `out` larger than `limit`.
-    Status encode(const Item& item, PayloadWriter& out, int depth, std::size_t limit) const;
+    // Fails with `too_large` when it would be nested too deep or `out` too large.
+    Status encode(const Item& item, PayloadWriter& out, int depth) const;
 
     // What the tree takes, in bytes.
     std::size_t memory() const;

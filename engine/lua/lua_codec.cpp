@@ -92,15 +92,11 @@ class PathText {
 // Writes values of a stack. Every function returns false after a failure, with the stack as it
 // found it; `code`, `reason` and `path` then say what happened.
 struct Packer {
-    Packer(lua_State* state, PayloadWriter& writer)
-        : L(state), out(writer), limit(writer.size() + kMaxPayload) {
-        reason[0] = 0;
-    }
+    Packer(lua_State* state, PayloadWriter& writer) : L(state), out(writer) { reason[0] = 0; }
 
     lua_State* L;
     PayloadWriter& out;
-    std::size_t limit;  // the size that `out` may reach
-    int root = 0;       // the stack index of the argument that is being written
+    int root = 0;  // the stack index of the argument that is being written
     StatusCode code = StatusCode::ok;
     bool key_failed = false;  // then the path ends at the table
     char reason[96];
@@ -157,7 +153,7 @@ struct Packer {
     bool string(int index) {
         std::size_t size = 0;
         const char* text = lua_tolstring(L, index, &size);
-        if (size > kMaxShortString && (size > kMaxPayload || out.size() + size > limit)) {
+        if (size > kMaxShortString && out.size() + size > kMaxPayload) {
             return too_large();
         }
         write_string(out, text, size);
@@ -193,7 +189,7 @@ struct Packer {
     bool shared(int index, int depth) {
         const SharedTable table = shared_table_at(L, index);
         if (table.tree == nullptr) return unsupported(index);
-        const Status status = table.tree->encode(*table.item, out, depth, limit);
+        const Status status = table.tree->encode(*table.item, out, depth);
         if (!status.ok()) return fail(status.code(), "%s", status.message());
         return true;
     }
@@ -211,7 +207,7 @@ struct Packer {
         while (more && lua_type(L, -2) == LUA_TNUMBER && lua_tonumber(L, -2) == array_count + 1) {
             if (!value(-1, -2, depth)) return fail_in_table();
             if (++array_count == 256) enlarge_table(out, offset);
-            if (out.size() > limit) [[unlikely]]
+            if (out.size() > kMaxPayload) [[unlikely]]
                 return too_large_in_table();
             lua_settop(L, -2);
             more = lua_next(L, iterated) != 0;
@@ -220,7 +216,7 @@ struct Packer {
         while (more) {
             if (!key() || !value(-1, -2, depth)) return fail_in_table();
             if (++hash_count == 256) enlarge_table(out, offset);
-            if (out.size() > limit) [[unlikely]]
+            if (out.size() > kMaxPayload) [[unlikely]]
                 return too_large_in_table();
             lua_settop(L, -2);
             more = lua_next(L, iterated) != 0;
@@ -385,7 +381,7 @@ Status pack(lua_State* L, int first, int last, PayloadWriter& out, const char* w
     for (int index = first; index <= last; ++index) {
         packer.root = index;
         bool is_written = packer.value(index, index, 0);
-        if (is_written && out.size() > packer.limit) is_written = packer.too_large();
+        if (is_written && out.size() > kMaxPayload) is_written = packer.too_large();
         if (!is_written) {
             const char* path = packer.path.text();
             return Status::error(packer.code, "%s %d%s%s %s", what, index - first + 1,

@@ -22,7 +22,8 @@
 
 namespace perilune {
 
-// Appends the values at the stack indexes first..last (positive) to `out`. Metatables are
+// Appends the values at the stack indexes first..last (positive) to `out`, which as a whole may
+// reach kMaxPayload: what comes before, such as a command's name, counts. Metatables are
 // ignored and no metamethod is run; a proxy of shared data (lua/lua_shared.h) is sent as a plain
 // table, NULL light userdata as itself. All else that isn't nil, boolean, number, string or table
 // is refused with the path to it, as are cycles:

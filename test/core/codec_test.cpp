@@ -319,6 +319,15 @@ TEST(Codec, PayloadsEndAt16Megabytes) {
               std::string::npos);
     PayloadWriter out;
     EXPECT_EQ(encode({std::string(kMaxPayload, 'x')}, out).code(), StatusCode::too_large);
+    // What is there already counts: the receiver looks at the whole payload.
+    for (const std::size_t room : {4u, 5u}) {
+        PayloadWriter payload;
+        wire::write_string(payload, std::string(kMaxPayload - 5 - room, 'x'));
+        lua_settop(vm.L, 0);
+        for (int i = 0; i < 5; ++i) lua_pushinteger(vm.L, 1);
+        const StatusCode expected = room == 5 ? StatusCode::ok : StatusCode::too_large;
+        EXPECT_EQ(pack(vm.L, 1, 5, payload).code(), expected);
+    }
     const std::string bytes(kMaxPayload + 1, '\x01');
     EXPECT_EQ(decode_status(bytes).code(), StatusCode::too_large);
     int count = 0;

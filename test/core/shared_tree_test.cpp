@@ -36,7 +36,7 @@ TreeRef tree_of(const Value& value) {
 // The value that a tree was built from.
 Value value_of(const SharedTree& tree, const SharedTree::Item& item) {
     PayloadWriter out;
-    EXPECT_TRUE(tree.encode(item, out, 0, kMaxPayload).ok());
+    EXPECT_TRUE(tree.encode(item, out, 0).ok());
     return decode(out.data(), out.size()).value().at(0);
 }
 
