@@ -51,7 +51,8 @@ inline constexpr int kMaxDepth = 64;  // tables inside each other, the outermost
 Status encode(const Values& values, PayloadWriter& out);
 
 // The values of a payload. `null` becomes nil. Fails with `invalid` when the bytes are no
-// payload and with `too_large` over kMaxDepth or kMaxPayload.
+// payload and with `too_large` over kMaxDepth or kMaxPayload. An entry of a table takes 80 bytes
+// and may be one in the payload, so who decodes for strangers bounds `size` first.
 Result<Values> decode(const char* data, std::size_t size);
 
 // The first value of a payload when that is a string (the name of a command): its bytes, which

@@ -242,6 +242,9 @@ TEST(LuaShared, IsReadLikeATable) {
 }
 
 TEST(LuaShared, PairsAndIpairsVisitEveryEntryOnce) {
+#ifdef PERILUNE_STOCK_LUAJIT
+    GTEST_SKIP() << "Debian's LuaJIT has no __pairs";
+#endif
     Vm vm(Table{{1, "a"}, {2, "b"}, {"x", 1}, {"y", Table{}}, {true, 2}, {100, 3}});
     const std::string both = vm.run(R"(
         local keys, n = {}, 0
@@ -266,6 +269,9 @@ TEST(LuaShared, PairsAndIpairsVisitEveryEntryOnce) {
 }
 
 TEST(LuaShared, CannotBeChangedOrTakenApart) {
+#ifdef PERILUNE_STOCK_LUAJIT
+    GTEST_SKIP() << "Debian's LuaJIT has no __pairs";
+#endif
     Vm vm(kConfig);
     EXPECT_NE(vm.run("shared.x = 1").find("shared data cannot be changed"), std::string::npos);
     EXPECT_NE(vm.run("shared.items[1].id = 5").find("cannot be changed"), std::string::npos);
