@@ -6,10 +6,7 @@
 #include "lua/lua_codec.h"
 #include "lua/lua_core.h"
 #include "lua/lua_packet.h"
-#if __has_include("lua/lua_socket.h")
 #include "lua/lua_socket.h"
-#define HAVE_SOCKET 1
-#endif
 #include "lua/vm.h"
 
 namespace perilune {
@@ -50,9 +47,7 @@ LuaHost::LuaHost(Kernel& kernel, Network* network, LuaHostOptions options)
     add_module("perilune.core", push_core_library);
     add_module("perilune.codec", push_codec_library);
     add_module("perilune.packet", push_packet_library);
-#ifdef HAVE_SOCKET
     if (network != nullptr) add_module("perilune.native.socket", push_socket_library);
-#endif
 }
 
 LuaHost::~LuaHost() = default;

@@ -200,6 +200,36 @@ void keep_only(lua_State* L, const char* library, std::initializer_list<const ch
     lua_pop(L, 1);
 }
 
+// __index of the globals: opens a library when a script first names it. The upvalue seeds
+// math.random, differently in each VM.
+int open_missing(lua_State* L) {
+    const std::string_view name =
+        lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : std::string_view();
+    if (name == LUA_MATHLIBNAME) {
+        open_library(L, luaopen_math, LUA_MATHLIBNAME);
+        lua_getglobal(L, LUA_MATHLIBNAME);
+        lua_getfield(L, -1, "randomseed");
+        lua_pushvalue(L, lua_upvalueindex(1));
+        lua_call(L, 1, 0);
+    } else if (name == "bit") {
+        open_library(L, luaopen_bit, "bit");
+    } else if (name == LUA_OSLIBNAME) {
+        open_library(L, luaopen_os, LUA_OSLIBNAME);
+        keep_only(L, LUA_OSLIBNAME, {"time", "date", "clock"});
+    } else if (name == LUA_DBLIBNAME) {
+        // Only the traceback: the rest reaches into others' functions.
+        open_library(L, luaopen_debug, LUA_DBLIBNAME);
+        keep_only(L, LUA_DBLIBNAME, {"traceback"});
+    } else {
+        return 0;
+    }
+    lua_pushnil(L);
+    lua_setfield(L, LUA_REGISTRYINDEX, "_LOADED");
+    lua_settop(L, 2);
+    lua_rawget(L, LUA_GLOBALSINDEX);
+    return 1;
+}
+
 int call_error_tostring(lua_State* L) {
     lua_settop(L, 1);
     lua_getfield(L, 1, "message");
@@ -234,6 +264,10 @@ void push_light_base(lua_State* L) {
     lua_rawget(L, LUA_REGISTRYINDEX);
     if (lua_istable(L, -1)) return;
     lua_pop(L, 1);
+    for (const char* name : {LUA_MATHLIBNAME, "bit", LUA_OSLIBNAME, LUA_DBLIBNAME}) {
+        lua_getglobal(L, name);
+        lua_pop(L, 1);
+    }
     lua_newtable(L);
     lua_pushnil(L);
     while (lua_next(L, LUA_GLOBALSINDEX) != 0) {
@@ -260,10 +294,6 @@ void open_sandbox(lua_State* L, std::uint64_t seed) {
     open_library(L, luaopen_base, "");
     open_library(L, luaopen_table, LUA_TABLIBNAME);
     open_library(L, luaopen_string, LUA_STRLIBNAME);
-    open_library(L, luaopen_math, LUA_MATHLIBNAME);
-    open_library(L, luaopen_bit, "bit");
-    open_library(L, luaopen_os, LUA_OSLIBNAME);
-    keep_only(L, LUA_OSLIBNAME, {"time", "date", "clock"});
     for (const char* const* name = kRemoved; *name != nullptr; ++name) {
         lua_pushnil(L);
         lua_setglobal(L, *name);
@@ -272,21 +302,21 @@ void open_sandbox(lua_State* L, std::uint64_t seed) {
         lua_pushcfunction(L, entry->func);
         lua_setglobal(L, entry->name);
     }
-    // Only the traceback of debug: the rest reaches into others' functions.
-    open_library(L, luaopen_debug, LUA_DBLIBNAME);
-    keep_only(L, LUA_DBLIBNAME, {"traceback"});
     // Strings share one metatable whose __index is the string library itself.
     lua_pushliteral(L, "");
     lua_getmetatable(L, -1);
     lua_pushboolean(L, 0);
     lua_setfield(L, -2, "__metatable");
-    lua_pop(L, 2);
-    lua_getglobal(L, LUA_MATHLIBNAME);
-    lua_getfield(L, -1, "randomseed");
+    // Libraries that many services never touch are opened at their first use.
+    lua_createtable(L, 0, 2);
     lua_pushnumber(L, static_cast<lua_Number>(seed >> 12));
-    lua_call(L, 1, 0);
+    lua_pushcclosure(L, open_missing, 1);
+    lua_setfield(L, -2, "__index");
+    lua_pushboolean(L, 0);
+    lua_setfield(L, -2, "__metatable");
+    lua_setmetatable(L, LUA_GLOBALSINDEX);
     lua_settop(L, 0);
-    // Not before it is opened do loaded libraries stay reachable: the openers register them.
+    // Would keep reachable what was removed above.
     lua_pushnil(L);
     lua_setfield(L, LUA_REGISTRYINDEX, "_LOADED");
     lua_gc(L, LUA_GCRESTART, 0);

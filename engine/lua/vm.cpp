@@ -40,7 +40,10 @@ Vm::~Vm() {
     if (limit_timer_ != nullptr) kernel().timers().cancel_all(*limit_timer_);
     if (own_handle_) (void)kernel().remove_service(own_handle_);
     // The arena frees all memory at once; closing the state is for finalizers and compiled code.
-    if (L_ != nullptr && (needs_close_ || jit_on_)) lua_close(L_);
+    if (L_ != nullptr && (needs_close_ || jit_on_)) {
+        arena_.close();
+        lua_close(L_);
+    }
     host_.vm_ended(this);
     host_.counters().vms.fetch_sub(1);
     if (ended_handle_) kernel().tell_down(ended_handle_, watchers_, ended_reason_);
