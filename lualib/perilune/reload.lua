@@ -21,8 +21,9 @@
 --
 -- A variable takes its new value when
 --   * its name is UPPER_CASE (two characters at least);
---   * its new value is a function; but what another file's factory made, as perilune.queue does,
---     is kept when the same factory made both, unless it carries a function of this script;
+--   * its new value is a function; but what a factory of another file gave, as perilune.queue does,
+--     is kept when the same factory made both and it holds state (a table or userdata, a number
+--     that it changes), unless it carries a function of this script;
 --   * its new value is what a require gave;
 --   * its new value is a number, a string or a boolean and no function of the new text assigns it;
 --   * no function of the old text assigned it and its old value is none of table, userdata and
@@ -329,40 +330,65 @@ local function find_node(units, f)
   end
 end
 
--- Goes from roots to all functions of the scripts in `units`, breadth first. `enter(table)` says
--- whether to look into a table; `on_function(f, node, unit)` is told of each function.
--- Looks at no more than `table_limit` entries of one table and `limit` in all.
+-- Goes from roots to all functions of the scripts in `units`: functions first, then tables that
+-- functions capture, metatables and roots, then tables in tables, breadth first. `enter(table)`
+-- says whether to look into a table; `on_function(f, node, unit)` is told of each function.
+-- Looks at no more than `table_limit` entries of one table, and `limit` of tables in tables.
 local function walk(roots, units, enter, on_function, table_limit, limit)
-  local seen, queue, first, total = {}, {}, 1, 0
-  local function add(value)
+  local seen = {}
+  local functions, captured, nested = { first = 1 }, { first = 1 }, { first = 1 }
+  for _, queue in ipairs { functions, captured, nested } do queue.last = 0 end
+
+  local function add(value, queue)
     local kind = type(value)
     if (kind ~= "table" and kind ~= "function") or seen[value] then return end
     if kind == "table" and not enter(value) then return end
     seen[value] = true
-    queue[#queue + 1] = value
+    if kind == "function" then queue = functions end
+    queue.last = queue.last + 1
+    queue[queue.last] = value
   end
-  for _, root in ipairs(roots) do add(root) end
-  while queue[first] ~= nil do
-    local value = queue[first]
-    queue[first], first = nil, first + 1
-    if type(value) == "table" then
-      local count = 0
-      for key, entry in next, value do
-        count, total = count + 1, total + 1
-        if count > table_limit or total > limit then break end
-        add(key)
-        add(entry)
-      end
-      add(debug.getmetatable(value))
+  local function take(queue)
+    if queue.first > queue.last then return nil end
+    local value = queue[queue.first]
+    queue[queue.first] = nil
+    queue.first = queue.first + 1
+    return value
+  end
+
+  local function visit_function(f)
+    local node, unit = find_node(units, f)
+    on_function(f, node, unit)
+    for i = 1, math.huge do
+      local name, value = debug.getupvalue(f, i)
+      if not name then break end
+      -- Another file's closure may carry functions of ours; its tables are its own affair.
+      if node or type(value) == "function" then add(value, captured) end
+    end
+  end
+  local function visit_table(object, most)
+    local count = 0
+    for key, value in next, object do
+      if count >= most then break end
+      count = count + 1
+      add(key, nested)
+      add(value, nested)
+    end
+    add(debug.getmetatable(object), captured)
+    return count
+  end
+
+  for _, root in ipairs(roots) do add(root, captured) end
+  while true do
+    local value = take(functions) or take(captured)
+    if type(value) == "function" then
+      visit_function(value)
+    elseif value then
+      visit_table(value, table_limit)
     else
-      local node, unit = find_node(units, value)
-      on_function(value, node, unit)
-      for i = 1, math.huge do
-        local name, upvalue = debug.getupvalue(value, i)
-        if not name then break end
-        -- Another file's closure may carry functions of ours; its tables are its own affair.
-        if node or type(upvalue) == "function" then add(upvalue) end
-      end
+      value = take(nested)
+      if not value then break end
+      limit = limit - visit_table(value, math.min(table_limit, limit))
     end
   end
 end
@@ -398,10 +424,9 @@ function Join:walk_new()
   end, math.huge, math.huge)
 end
 
--- The old functions, as far as they are near: state may be large, so that of each table only so
--- many entries are looked at, and only so many in all. The functions of a script are near:
--- commands, what they capture, classes.
-local TABLE_LIMIT, LIMIT = 1000, 200000
+-- The old functions, as far as they are near: state may be large, so that only so many entries
+-- are looked at. The functions of a script are near: commands, what they capture, classes.
+local TABLE_LIMIT, LIMIT = 10000, 100000
 
 function Join:walk_old()
   local roots = { self.old.commands, self.old.client }
@@ -460,6 +485,42 @@ local function same_code(f, g)
   return one.proto == other.proto and one.addr == other.addr and one.ffid == other.ffid
 end
 
+-- Whether code assigns upvalue `index` (from 0) of a function or prototype, itself. Of what it
+-- contains nothing is known, so that any assignment there counts.
+local function assigns(prototype, index)
+  for at = 1, math.huge do
+    local word = util.funcbc(prototype, at)
+    if not word then break end
+    local code = word % 256
+    if (index == nil or math.floor(word / 256) % 256 == index) and (code == opcode.USETV
+      or code == opcode.USETS or code == opcode.USETN or code == opcode.USETP) then
+      return true
+    end
+  end
+  for i = 1, math.huge do
+    local constant = util.funck(prototype, -i)
+    if constant == nil then return false end
+    if type(constant) == "proto" and assigns(constant) then return true end
+  end
+end
+
+-- Whether a factory of another file made both functions, and what it made holds state: a table
+-- or userdata of its own, or a number that it changes.
+local function is_kept_product(f, old)
+  if f == old or not same_code(f, old) then return false end
+  local is_native = util.funcinfo(f).proto == nil
+  for i = 1, math.huge do
+    local name, value = debug.getupvalue(f, i)
+    if not name then return false end
+    local _, old_value = debug.getupvalue(old, i)
+    if is_scalar(value) or value == nil then
+      if is_native or assigns(f, i - 1) then return true end
+    elseif type(value) ~= "function" and value ~= old_value then
+      return true
+    end
+  end
+end
+
 -- Whether a require gave the value.
 function Join:is_required(value)
   return (type(value) == "table" or type(value) == "function") and self.required[value] == true
@@ -469,8 +530,8 @@ end
 function Join:takes_new(name, value, assigned, old_value, was_assigned)
   if is_upper_case(name) then return true end
   if type(value) == "function" then
-    return not (type(old_value) == "function" and same_code(value, old_value)
-      and not self:carries_code(value))
+    return type(old_value) ~= "function" or self:carries_code(value)
+      or not is_kept_product(value, old_value)
   end
   if self:is_required(value) then return true end
   if is_scalar(value) and not assigned then return true end
@@ -496,6 +557,8 @@ function Join:pair_values(name, value, old_value, is_new, unit)
       self:pair_tables(old_value, value, "state", unit)
     elseif is_upper_case(name) and has_code(value) and not self.paired_old[old_value] then
       self:pair_tables(old_value, value, "constant", unit)
+    else
+      self.replaced[old_value] = value
     end
   end
 end
@@ -533,11 +596,14 @@ function Join:join_names()
         by_name[unit][variable.name] = cell
         local old = self.old_variables[unit.source]
         local found = old and old[variable.name]
+        if found and #found > 1 then
+          table.sort(found, function(a, b) return a.variable.line < b.variable.line end)
+        end
         if found and #found > 1 and not self:takes_new(variable.name, cell.value, variable.assigned,
           {}, true) then
-          self:problem(unit, found[1].variable.line, "in the running version of this file " ..
+          self:problem(unit, found[2].variable.line, "in the running version of this file " ..
             "functions use this local %q and another one of that name, of line %d: the new one " ..
-            "can't be joined", variable.name, found[2].variable.line)
+            "can't be joined", variable.name, found[1].variable.line)
         elseif found and is_upper_case(variable.name) then
           late[#late + 1] = { cell, found[1] }
         elseif found then
@@ -633,7 +699,9 @@ function Join:merge_entry(old, key, value, mode, unit)
   elseif METAMETHODS[key] then
     self:set(old, key, value)
   elseif type(value) == "table" and type(old_value) == "table" then
-    if self.existing[value] and self.existing[old_value] then self:set(old, key, value) end
+    if (self.existing[value] and self.existing[old_value]) or self.replaced[old_value] == value then
+      self:set(old, key, value)
+    end
   elseif old_value == nil then
     if type(key) == "string" and not unit.old.set_keys[key] then self:set(old, key, value) end
   elseif self:is_static(old_value) then
@@ -847,6 +915,7 @@ function reload.plan(old, new)
     named_old = {},     -- the same for old ones
     paired_old = {},    -- old tables that get new entries
     canonical = {},     -- new table -> the old one that takes its place
+    replaced = {},      -- old table -> the new one that a variable holds instead
     counterpart = {},   -- old function -> the new one, by the variable that holds it
     cells = {},         -- id -> {variable, unit, value, uses, decided, old}
     cell_list = {},
