@@ -1,21 +1,30 @@
 -- Joining rules of reload: a script before, a script after, and what must hold.
 --
--- With the project's runner, or alone: `build/3rd/bin/luajit test/lua/reload_join_test.lua`.
--- Needs all of debug and jit.util: the runner has to trust this script.
+-- Needs what no service has, jit.util and all of debug: so the project's runner has a plain
+-- interpreter run it, as one can by hand: `build/3rd/bin/luajit test/lua/reload_join_test.lua`.
 --
 -- Each case runs in three ways. "kept": the host kept the function that the old text is; "loaded":
 -- it loads the old text again, which gives other prototypes than the running functions have;
 -- "shared": all instances of a text share their prototypes, as those of light services do.
 
-local has_runner, test = pcall(require, "perilune.test")
+local has_runner, runner = pcall(require, "perilune.test")
+if has_runner then
+  runner("reload joins old and new texts", function()
+    local own = io.open "build/3rd/bin/luajit"
+    if own then own:close() end
+    local command = (own and "build/3rd/bin/luajit" or "luajit") .. " test/lua/reload_join_test.lua"
+    local output = io.popen(command .. " 2>&1"):read "*a"
+    runner.ok(output:find("\n?%d+ passed, 0 failed\n$"), output)
+  end)
+  return runner
+end
+
+package.path = "lualib/?.lua;" .. package.path
 local failed, passed = 0, 0
-if not has_runner then
-  package.path = "lualib/?.lua;" .. package.path
-  function test(name, body)
-    local ok, message = xpcall(body, debug.traceback)
-    if ok then passed = passed + 1 else failed = failed + 1 end
-    if not ok then print("FAILED " .. name .. "\n" .. message) end
-  end
+local function test(name, body)
+  local ok, message = xpcall(body, debug.traceback)
+  if ok then passed = passed + 1 else failed = failed + 1 end
+  if not ok then print("FAILED " .. name .. "\n" .. message) end
 end
 
 local util = require "jit.util"
@@ -1087,7 +1096,5 @@ case("a text with more than 256 constants and nested functions is understood", f
   expect(service.commands.f300, nil)
 end)
 
-if not has_runner then
-  print(("%d passed, %d failed"):format(passed, failed))
-  os.exit(failed == 0 and 0 or 1)
-end
+print(("%d passed, %d failed"):format(passed, failed))
+os.exit(failed == 0 and 0 or 1)
