@@ -784,7 +784,7 @@ Status Network::write(ConnectionId id, std::string_view body) {
     if (!c) return dead_connection();
     const FramingKind framing = c->framing();
     const FramingRule& rule = framing_rule(framing);
-    if (const Status size = check_frame_size(framing, body.size()); !size.ok()) return size;
+    if (body.size() > rule.max_body) return check_frame_size(framing, body.size());
     if (rule.header != 0) {
         char header[kMaxFrameHeader];
         c->out.append({header, write_frame_header(framing, body.size(), header)}, true);
@@ -811,7 +811,8 @@ Status Network::write_shared(ConnectionId id, SharedFrame& frame) {
         }
         encoded = encode_frame(c->framing(), frame.body);
     }
-    if (encoded.size() <= kCopyLimit) {
+    // Small ones are put together with what waits already.
+    if (encoded.size() <= kCopyLimit && !c->out.empty()) {
         c->out.append({encoded.data(), encoded.size()});
     } else {
         c->out.append(encoded);
