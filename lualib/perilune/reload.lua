@@ -322,8 +322,10 @@ local function find_node(units, f)
     local node = unit.by_prototype[info.proto]
     if node then return node, unit end
   end
+  -- Functions of the new text run in its environment, those of other loads of a text don't.
+  if units.env and debug.getfenv(f) ~= units.env then return nil end
   for _, unit in ipairs(units) do
-    if units.by_signature and unit.source == info.source then
+    if unit.source == info.source then
       local node = unit.by_signature[signature(f)]
       if node then return node, unit end
     end
@@ -811,7 +813,7 @@ end
 function Join:analyse()
   self.unit = analyse(self.new.main)
   self.unit.old = analyse(self.old.main)
-  self.new_units, self.old_units = { self.unit }, { self.unit.old, by_signature = true }
+  self.new_units, self.old_units = { self.unit, env = self.new.env }, { self.unit.old }
   for name, module in pairs(self.new.modules) do
     local unit = analyse(module.main)
     local old = self.old.modules[name]
@@ -889,7 +891,7 @@ function reload.scratch(env)
 end
 
 -- Checks whether the new text can be joined to the old. Changes nothing that runs. Both are
---   main      the function that the text is (or any other load of the same text)
+--   main      the function that the text is, or that of any other load of it
 --   env       its environment; of the new one what scratch() gave
 --   commands  the table that it returned
 --   client    the second one, or nil

@@ -4,7 +4,7 @@
 -- interpreter run it, as one can by hand: `build/3rd/bin/luajit test/lua/reload_join_test.lua`.
 --
 -- Each case runs in three ways. "kept": the host kept the function that the old text is; "loaded":
--- it loads the old text again, which gives other prototypes than the running functions have;
+-- it loads both texts again, which gives other prototypes than the running functions have;
 -- "shared": all instances of a text share their prototypes, as those of light services do.
 
 local has_runner, runner = pcall(require, "perilune.test")
@@ -105,6 +105,12 @@ function Service:plan(text, modules)
     }
   end
   local new = self:run(text, reload.scratch(self.env), modules or {})
+  if way == "loaded" then
+    new.main = load_text(text, "service/x.lua")
+    for name, module in pairs(new.modules) do
+      module.main = load_text(self.texts[name], "game/" .. name .. ".lua")
+    end
+  end
   local plan, problems = reload.plan(old, new)
   return plan, problems, new
 end
