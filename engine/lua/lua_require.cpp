@@ -1,5 +1,6 @@
 #include "lua/lua_require.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <string_view>
@@ -22,7 +23,8 @@ const char kLoadingKey = 0;  // stands for a module that is being loaded
 
 void* key_of(const char& key) { return const_cast<char*>(&key); }
 
-// Pushes the table of modules that the whole VM shares.
+}  // namespace
+
 void push_vm_modules(lua_State* L) {
     lua_pushlightuserdata(L, key_of(kModulesKey));
     lua_rawget(L, LUA_REGISTRYINDEX);
@@ -33,6 +35,8 @@ void push_vm_modules(lua_State* L) {
     lua_pushvalue(L, -2);
     lua_rawset(L, LUA_REGISTRYINDEX);
 }
+
+namespace {
 
 void push_service_modules(lua_State* L, Service& service) {
     if (service.loaded == LUA_NOREF) {
@@ -199,6 +203,11 @@ int lua_require(lua_State* L) {
     }
     lua_pushvalue(L, -1);
     lua_setfield(L, 3, name);
+    if (service.modules == nullptr) service.modules = std::make_unique<Service::Modules>();
+    Service::Modules& known = *service.modules;
+    const auto entry = std::find_if(known.begin(), known.end(),
+                                    [&](const auto& other) { return other.first == name; });
+    if (entry == known.end()) known.emplace_back(name, script.value());
     return 1;
 }
 

@@ -13,4 +13,7 @@ namespace perilune {
 // require(name) -> module. Raises when there is none, naming every place that was looked at.
 int lua_require(lua_State* L);
 
+// Pushes the table of modules that the whole VM shares, by name.
+void push_vm_modules(lua_State* L);
+
 }  // namespace perilune

@@ -94,6 +94,8 @@ struct Service {
     int commands = LUA_NOREF;
     int clients = LUA_NOREF;
     int loaded = LUA_NOREF;  // modules of the game that it required
+    using Modules = std::vector<std::pair<std::string, std::shared_ptr<const Script>>>;
+    std::unique_ptr<Modules> modules;  // the texts of these modules
     int events = LUA_NOREF;  // kind -> function
     Task* tasks = nullptr;
     Service* next = nullptr;  // among the VM's

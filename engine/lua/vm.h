@@ -165,7 +165,13 @@ class Vm final : public Actor {
     void run_timer(Service& service, MessagePtr message);
     void finish_wait(Service& service, MessagePtr message);
     void stop_service(Service& service, MessagePtr request, std::string_view reason);
+    struct Reloading;
     void reload_service(Service& service, MessagePtr request);
+    void run_reload(Reloading& reloading);
+    static int reload_protected(lua_State* L);
+    void reload_here(lua_State* L, Reloading& reloading);
+    void push_text(lua_State* L, const std::shared_ptr<const Script>& script, int environment);
+    void push_modules(lua_State* L, const Service::Modules& modules, int loaded, int environment);
     void inspect_service(Service& service, MessagePtr request);
     void hold(Service& service, MessagePtr message);
 
@@ -241,6 +247,7 @@ class Vm final : public Actor {
     // Written by a signal handler on this thread.
     volatile std::sig_atomic_t interrupt_level_ = 0;
     volatile std::sig_atomic_t over_limit_ = 0;
+    bool masked_ = false;   // the hook has to wait: a reload is swapping
     bool killing_ = false;  // the hook ends the running task
     bool kill_for_memory_ = false;
     std::size_t limit_to_restore_ = 0;  // while the hook makes allocations fail

@@ -24,13 +24,13 @@ constexpr std::uint32_t kLongTurns = 3;
 
 void Vm::interrupt(InterruptLevel level) {
     interrupt_level_ = static_cast<int>(level);
-    if (L_ != nullptr) lua_sethook(L_, on_hook, LUA_MASKCOUNT, 1);
+    if (L_ != nullptr && !masked_) lua_sethook(L_, on_hook, LUA_MASKCOUNT, 1);
 }
 
 void Vm::over_limit(void* context) {
     Vm& vm = *static_cast<Vm*>(context);
     vm.over_limit_ = 1;
-    if (vm.L_ != nullptr) lua_sethook(vm.L_, on_hook, LUA_MASKCOUNT, 1);
+    if (vm.L_ != nullptr && !vm.masked_) lua_sethook(vm.L_, on_hook, LUA_MASKCOUNT, 1);
 }
 
 void Vm::disarm_hook() {
