@@ -29,6 +29,7 @@ protocol.JSON = 1 -- proto_type of a packet
 protocol.BUF = 2
 protocol.DISCONNECTED = 10000 -- ctype: a user is gone, gateway to service
 protocol.BROADCAST = 10001 -- stype and ctype: a packet for many, service to gateway
+protocol.FIRST_KEY = 2 ^ 31 -- utags from here on name connections; below are uids
 
 -- What a reply's `status` says.
 protocol.status = {
@@ -56,6 +57,7 @@ local SERVICE_KEYS = { stype = true, service = true }
 ---@field login boolean? allowed before login
 ---@field is_push boolean? sent by servers alone
 ---@field has_status boolean? its reply begins with a status
+---@field takes_nothing boolean? all fields of its request may be left out
 ---@field request perilune.packet.Codec?
 ---@field reply perilune.packet.Codec? of what a client gets
 
@@ -64,6 +66,9 @@ local SERVICE_KEYS = { stype = true, service = true }
 ---@field hash string of all names, numbers and fields: two sides with the same understand each
 ---other
 ---@field commands table<string, perilune.Command> by name
+---@field services table<integer, {name: string, service: string}> by stype
+---@field gateways table<integer, integer> by uid: whom the player's packets came from
+---@field forms table<integer, integer> by uid: protocol.BUF of those who use it
 local Protocol = {}
 Protocol.__index = Protocol
 
@@ -111,6 +116,14 @@ local function relax_reply(fields)
   return true
 end
 
+local function is_optional(fields)
+  if type(fields) ~= "table" or not fields[1] then return false end
+  for _, field in ipairs(fields) do
+    if not field[3] then return false end
+  end
+  return true
+end
+
 -- ---- declarations ----
 
 local function check_number(number, last, path, what)
@@ -144,6 +157,7 @@ local function compile_command(service, key, declared, messages)
   }
   if declared.request then
     local fields = parse_fields(declared.request, messages, name .. ": request", 1)
+    command.takes_nothing = is_optional(fields)
     command.request = packet.compile(fields, name)
   end
   local answer = declared.reply or declared.push
@@ -230,7 +244,9 @@ local LIMITS = "frame_bytes u32, packets_per_second u32, burst u32, login_ms u32
 ---@param declaration table
 ---@return perilune.Protocol
 function protocol.declare(declaration)
-  local self = setmetatable({ commands = {}, services = {}, _by_number = {} }, Protocol)
+  local self = setmetatable({
+    commands = {}, services = {}, gateways = {}, forms = {}, _by_number = {},
+  }, Protocol)
   local messages = { limits = LIMITS }
   for name, fields in pairs(declaration.messages or {}) do
     if PRIMITIVES[name] or name == "limits" then
@@ -251,6 +267,7 @@ end
 
 -- ---- packets ----
 
+---The command of two numbers.
 ---@param stype integer
 ---@param ctype integer
 ---@return perilune.Command? command nil when nothing has these numbers
@@ -265,7 +282,7 @@ local function find_command(self, name)
   return command
 end
 
-local function encode(command, side, form, value, request_id)
+local function encode(command, side, form, value, request_id, utag)
   local codec = command[side]
   if not codec and value ~= nil then
     error(("%s declares no %s"):format(command.name, side), 3)
@@ -276,7 +293,7 @@ local function encode(command, side, form, value, request_id)
   else
     body = packet.wrap_json(codec and codec:to_json(value) or "null", request_id)
   end
-  return packet.make(command.stype, command.ctype, 0, form, body)
+  return packet.make(command.stype, command.ctype, utag or 0, form, body)
 end
 
 ---A packet from a client: a request. Raises, naming the field, for a body that doesn't fit.
@@ -294,9 +311,10 @@ end
 ---@param form integer
 ---@param body any
 ---@param request_id integer?
+---@param utag integer? for the gateway: whom it is for; default 0
 ---@return string data
-function Protocol:encode_reply(name, form, body, request_id)
-  return encode(find_command(self, name), "reply", form, body, request_id)
+function Protocol:encode_reply(name, form, body, request_id, utag)
+  return encode(find_command(self, name), "reply", form, body, request_id, utag)
 end
 
 -- The value and the request_id of a JSON body; nil, message for one that is malformed.
@@ -320,6 +338,7 @@ local function decode_json(command, codec, data)
   local ok, value, request_id = read_json(data)
   if not ok then return nil, value, "malformed", command end
   if not codec then return command, nil, request_id end
+  if value == nil and command.takes_nothing then value = {} end
   local accepted, message = codec:accept(value)
   if accepted == nil then return nil, message, "invalid_params", command, request_id end
   return command, accepted, request_id

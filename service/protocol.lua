@@ -1,0 +1,38 @@
+-- The packets of the standard services: numbers, fields and direction. A game adds its own here,
+-- a line each; perilune.protocol says how. Numbers are never reused.
+local protocol = require "perilune.protocol"
+
+return protocol.declare {
+  messages = {
+    member = "uid u32, uname string, usex i16",
+    line = "id u32, uid u32, uname string, usex i16, text string, time u32",
+  },
+
+  talkroom = {
+    stype = 1,
+    enter = { 1, request = "uname string, usex i16", reply = "status i16" },
+    exit = { 2, reply = "status i16" },
+    user_arrived = { 3, push = "uid u32, uname string, usex i16" },
+    user_left = { 4, push = "uid u32, uname string, usex i16" },
+    send_message = { 5, request = "string", reply = "status i16, id u32" },
+    user_message = { 6, push = "line" },
+    history = { 7, request = "count u16?", reply = "status i16, lines line[]" },
+    members = { 8, request = "after u32?", reply = "status i16, total u32, members member[]" },
+  },
+
+  auth = {
+    stype = 2,
+    guest_login = {
+      1, login = true, request = "string",
+      reply = "status i16, uid u32, unick string, usex i16, uface i16, uvip i16",
+    },
+    relogin = { 2, push = "" },
+    account_login = {
+      3, login = true, request = "uname string, upwd string",
+      reply = "status i16, uid u32, unick string, usex i16, uface i16, uvip i16",
+    },
+    register = { 4, request = "uname string, upwd string", reply = "status i16" },
+    logout = { 5, reply = "status i16" },
+    edit_profile = { 6, request = "unick string, usex i16, uface i16", reply = "status i16" },
+  },
+}
