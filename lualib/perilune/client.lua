@@ -1,0 +1,119 @@
+---@class perilune.client
+-- Packets of players: what a gateway forwards is decoded by service/protocol.lua, calls the
+-- command of the service's second table that the packet names, and what that returns is the
+-- reply, in the form the request had.
+--
+--   client.<command>(uid, body)           body: a table of the declared fields, or a bare value
+--   client.<command>(key, body, address)  a command allowed before login; key names the connection
+--   client.on_disconnect(uid)             a player who has called this service is gone
+--
+-- A body that doesn't fit is answered with status invalid_params; an error in the command is
+-- logged and answered with system_error; a packet that can't be read at all costs its sender the
+-- connection. The host loads this module for services that return a second table.
+local client = {}
+
+local perilune = require "perilune"
+local core = require "perilune.core"
+local packet = require "perilune.packet"
+local protocol = require "perilune.protocol"
+
+local LOG_EVERY_MS = 1000
+
+-- Errors that weren't logged since the last one that was, by command.
+local silent, logged_at = {}, {}
+
+-- Once a second at most for a command: a client can cause it as often as it likes.
+local function log_error(command, uid, message)
+  local now = perilune.now()
+  if now - (logged_at[command.name] or -LOG_EVERY_MS) < LOG_EVERY_MS then
+    silent[command.name] = (silent[command.name] or 0) + 1
+    return
+  end
+  local more = silent[command.name] and (" (and %d more)"):format(silent[command.name]) or ""
+  logged_at[command.name], silent[command.name] = now, nil
+  perilune.log.error("%s of %d failed%s: %s", command.name, uid, more, message)
+end
+
+-- The service's own copy of service/protocol.lua, which also knows what form each player uses.
+local function declared()
+  return require "protocol" ---@type perilune.Protocol
+end
+
+local function reply(gateway, key, command, form, uid, body, request_id)
+  local data = declared():encode_reply(command.name, form, body, request_id, uid)
+  perilune.send(gateway, "deliver", data, key)
+end
+
+local function reply_status(gateway, key, command, form, uid, status, request_id)
+  if command.has_status then
+    reply(gateway, key, command, form, uid, { status = status }, request_id)
+    return
+  end
+  local code = status == protocol.status.invalid_params and "invalid_params" or "system_error"
+  perilune.send(gateway, "refuse", key, code, command.name, request_id, command.stype,
+    command.ctype)
+end
+
+local function run(body, command, form, uid, request_id, key, address, handler)
+  local gateway = perilune.sender()
+  local function answer()
+    local result = handler(uid, body, address)
+    if command.reply and result ~= nil then
+      reply(gateway, key, command, form, uid, result, request_id)
+    end
+  end
+  local ok, message = xpcall(answer, debug.traceback)
+  if ok then return end
+  log_error(command, uid, tostring(message))
+  reply_status(gateway, key, command, form, uid, protocol.status.system_error, request_id)
+end
+
+local function refuse(data, key, code, message, command, request_id)
+  local stype, ctype, uid, form = packet.header(data)
+  local gateway = perilune.sender()
+  if code == "invalid_params" then
+    perilune.log.debug("%s of %d: %s", command.name, uid, message)
+    reply_status(gateway, key, command, form, uid, protocol.status.invalid_params, request_id)
+  else
+    perilune.send(gateway, "refuse", key, code, message, request_id, stype, ctype)
+  end
+end
+
+local function disconnect(game, clients, uid)
+  -- A gateway that lost an older connection of a player who is here through another by now.
+  if game.gateways[uid] and game.gateways[uid] ~= perilune.sender() then return end
+  game.gateways[uid], game.forms[uid] = nil, nil
+  if clients.on_disconnect then clients.on_disconnect(uid) end
+end
+
+---Handles a packet that a gateway forwarded. In a task of the service.
+---@async
+---@param data string its utag is the uid, or before login the key
+---@param key integer names the connection
+---@param address string? of the player, with a command allowed before login
+function client.on_packet(data, key, address)
+  local game, clients = declared(), core.clients()
+  local _, ctype, uid, form = packet.header(data)
+  if ctype == protocol.DISCONNECTED then return disconnect(game, clients, uid) end
+  local command, body, request_id, failed, failed_id = game:decode_request(data)
+  if not command then return refuse(data, key, request_id, body, failed, failed_id) end
+  local handler = not command.is_push and rawget(clients, command.key)
+  if not handler then
+    return refuse(data, key, "unknown_command", command.name .. " is not served here", command,
+      request_id)
+  end
+  if uid < protocol.FIRST_KEY then
+    game.gateways[uid] = perilune.sender()
+    game.forms[uid] = form == protocol.BUF and form or nil
+  end
+  run(body, command, form, uid, request_id, key, address, handler)
+end
+
+---Has the running service's packets handled by its second table.
+function client.attach()
+  core.on_event("packet", client.on_packet)
+end
+
+client.attach()
+
+return client
