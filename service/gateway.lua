@@ -1,0 +1,595 @@
+-- gateway: where players' connections end.
+--
+-- DESIGN
+-- A session is one connection. Its key (2^31 | a number) names it from the first byte to the
+-- last; a player who has logged in adds a uid and the epoch of that login. Packets to services
+-- carry the uid as utag, or before login the key; the key travels beside the packet too, and comes
+-- back with the reply, so that a reply never reaches a later session of the same player.
+--
+-- What comes from a client passes, in this order: rate limits, the header, reserved numbers,
+-- login, and is then forwarded as it came, with another utag. Nothing but the header is decoded.
+-- Packets of stype 0, the protocol itself, end here.
+--
+-- The service that checks logins (auth) says who a session is, by the command `login`, before its
+-- reply passes. A player who is here already is lost first: the old session is told, its services
+-- get "disconnected" once, and it is closed. From then on it has no uid, so its end touches
+-- nothing. Later a session's end is the same: `lose` compares before it clears.
+--
+-- One sweep a second, only while there are sessions, looks at deadlines: login, heartbeat.
+local perilune = require "perilune"
+local limits = require "perilune.limits"
+local options = require "perilune.options"
+local packet = require "perilune.packet"
+local protocol = require "perilune.protocol"
+local socket = require "perilune.socket"
+local game = require "protocol" ---@type perilune.Protocol
+
+local gateway = {}
+
+gateway.options = {
+  host = { type = "string", default = "127.0.0.1", meaning = "address to listen at; \"*\": all" },
+  port = { type = "integer", default = 6080, min = 0, max = 65535,
+    meaning = "TCP port; 0: any free one" },
+  max_connections = { type = "integer", default = 10000, min = 1, max = 1000000,
+    meaning = "connections at a time" },
+  max_per_address = { type = "integer", default = 200, min = 1, max = 1000000,
+    meaning = "of these, from one address" },
+  max_pending = { type = "integer", default = 32, min = 1, max = 1000000,
+    meaning = "of these, not logged in" },
+  pending_share = { type = "number", default = 0.25, min = 0.001, max = 1,
+    meaning = "share of max_connections that may be not logged in" },
+  exempt = { type = "table", default = { "127.0.0.1", "::1" },
+    meaning = "addresses, such as a proxy's, without limits an address" },
+  login_ms = { type = "integer", default = 10000, min = 10, max = 3600000, unit = "ms",
+    meaning = "time to log in; waiting for auth doesn't count" },
+  login_wait_ms = { type = "integer", default = 30000, min = 10, max = 3600000, unit = "ms",
+    meaning = "how long one answer of auth may take" },
+  ping_ms = { type = "integer", default = 60000, min = 10, max = 3600000, unit = "ms",
+    meaning = "silence after which a client is pinged" },
+  missed_pings = { type = "integer", default = 2, min = 1, max = 100,
+    meaning = "pings without an answer, then it is closed" },
+  rate = { type = "number", default = 50, min = 0.1, max = 100000,
+    meaning = "packets a second of a session, on average" },
+  burst = { type = "integer", default = 100, min = 1, max = 1000000,
+    meaning = "packets of a session at once" },
+  address_rate = { type = "number", default = 1000, min = 0.1, max = 1000000,
+    meaning = "packets a second of an address, on average" },
+  address_burst = { type = "integer", default = 2000, min = 1, max = 10000000,
+    meaning = "packets of an address at once" },
+  max_strikes = { type = "integer", default = 200, min = 1, max = 1000000,
+    meaning = "packets over the rate, without a second of peace, then it is closed" },
+  frame_before_login = { type = "integer", default = 4096, min = 64, max = 65533, unit = "bytes",
+    meaning = "largest packet before login" },
+  frame = { type = "integer", default = 65533, min = 64, max = 65533, unit = "bytes",
+    meaning = "largest packet after login" },
+  key_rest_ms = { type = "integer", default = 60000, min = 0, max = 3600000, unit = "ms",
+    meaning = "how long the key of a dead session isn't used again" },
+  first_key = { type = "integer", min = 0, max = 2 ^ 31 - 1,
+    meaning = "where keys begin; default: anywhere" },
+  routes = { type = "table", default = {},
+    meaning = "who serves a service of the protocol: { scene = \"scene1\" }; default: its name" },
+}
+
+local JSON = protocol.JSON
+local FIRST_KEY = protocol.FIRST_KEY
+local DISCONNECTED = protocol.DISCONNECTED
+local BROADCAST = protocol.BROADCAST
+local PROTOCOL_VERSION = 1
+local LOG_EVERY_MS = 1000
+local EMPTY_BODY = packet.wrap_json("null")
+
+---@class gateway.Session
+---@field connection perilune.socket.Connection
+---@field address string as limits go by it: without the port
+---@field key integer
+---@field uid integer? nil while not logged in
+---@field epoch integer?
+---@field seen table<string, integer> services that have had a packet of the uid, and its stype
+---@field form integer proto_type of the client's last packet
+---@field heard_at number when the last packet came
+---@field pings integer sent since then
+---@field login_by number when it is closed if it hasn't logged in
+---@field asked_at number? when a login was forwarded that isn't answered
+---@field bucket perilune.Bucket
+---@field strikes integer packets refused since the last second of peace
+---@field struck_at number? when the last one was
+---@field is_pending boolean counted as not logged in
+---@field closing boolean? it is told to go
+
+local settings
+local listener
+local listen_port
+local sessions = {} -- connection -> session
+local by_key = {}
+local users = {} -- uid -> session
+local resting = {} -- key -> when its session died
+local resting_order = { first = 1, last = 0 } -- the same, oldest first
+local next_key = 0
+local routes = {} -- stype -> name of the service
+local exempt = {} -- addresses
+local open_by_address, pending_by_address = {}, {}
+local open, pending = 0, 0
+local address_buckets
+local sweeper -- timer
+local malformed_log = { at = -LOG_EVERY_MS, silent = 0 }
+local counters = {
+  opened = 0, closed = 0, packets_in = 0, packets_out = 0, forwarded = 0, logins = 0,
+  relogins = 0, malformed = 0, reserved = 0, too_fast = 0, not_logged_in = 0, refused = 0,
+  unavailable = 0, undeliverable = 0, full = 0, login_timeouts = 0, idle = 0, flooding = 0,
+}
+
+local function count(name) counters[name] = counters[name] + 1 end
+
+local function add(map, key, number)
+  local sum = (map[key] or 0) + number
+  map[key] = sum ~= 0 and sum or nil
+end
+
+-- ---- to clients ----
+
+local function write(session, data)
+  if session.connection:write(data) then count "packets_out" end
+end
+
+local function send(session, name, body, request_id)
+  local form = game.commands[name].stype == 0 and JSON or session.form
+  write(session, game:encode_reply(name, form, body, request_id))
+end
+
+local function send_error(session, code, message, stype, ctype, request_id)
+  send(session, "protocol.error",
+    { code = code, message = message, stype = stype, ctype = ctype }, request_id)
+end
+
+-- A packet of a client is refused: why, with its request_id.
+local function refuse(session, data, code, message)
+  local stype, ctype = packet.header(data)
+  count "refused"
+  send_error(session, code, message, stype, ctype, protocol.request_id(data))
+end
+
+-- ---- ends of sessions ----
+
+-- Its player isn't here any more, by this session. Services hear it once.
+local function lose(session)
+  local uid = session.uid
+  if not uid then return end
+  session.uid, session.epoch = nil, nil
+  if users[uid] == session then users[uid] = nil end
+  for service, stype in pairs(session.seen) do
+    perilune.send(service, "@packet", packet.make(stype, DISCONNECTED, uid, JSON, EMPTY_BODY),
+      session.key)
+  end
+  session.seen = {}
+end
+
+-- Tells the client why and closes; what was written before is delivered.
+local function close(session, reason, text)
+  if session.closing then return end
+  lose(session)
+  session.closing = true
+  send(session, "protocol.closing", { reason = reason, text = text })
+  session.connection:close()
+end
+
+local function count_malformed(session, message)
+  count "malformed"
+  local now = perilune.now()
+  if now - malformed_log.at < LOG_EVERY_MS then
+    malformed_log.silent = malformed_log.silent + 1
+    return
+  end
+  perilune.log.warn("malformed packet from %s: %s (%d more since the last line)",
+    session.address, message, malformed_log.silent)
+  malformed_log.at, malformed_log.silent = now, 0
+end
+
+local function malformed(session, message)
+  count_malformed(session, message)
+  close(session, "malformed", message)
+end
+
+-- ---- keys ----
+
+local function free_rested(now)
+  while resting_order.first <= resting_order.last do
+    local key = resting_order[resting_order.first]
+    if now - resting[key] < settings.key_rest_ms then return end
+    resting[key], resting_order[resting_order.first] = nil, nil
+    resting_order.first = resting_order.first + 1
+  end
+end
+
+local function take_key(now)
+  free_rested(now)
+  repeat
+    local key = FIRST_KEY + next_key
+    next_key = (next_key + 1) % FIRST_KEY
+    if not by_key[key] and not resting[key] then return key end
+  until false
+end
+
+local function rest_key(key)
+  by_key[key] = nil
+  resting[key] = perilune.now()
+  resting_order.last = resting_order.last + 1
+  resting_order[resting_order.last] = key
+end
+
+-- ---- sweep ----
+
+local function check_login(session, now)
+  if session.asked_at then
+    if now - session.asked_at < settings.login_wait_ms then return end
+  elseif now < session.login_by then
+    return
+  end
+  count "login_timeouts"
+  close(session, "login_timeout", "not logged in in time")
+end
+
+local function check_life(session, now)
+  if now - session.heard_at < settings.ping_ms * (session.pings + 1) then return end
+  if session.pings >= settings.missed_pings then
+    count "idle"
+    return close(session, "idle", "nothing heard for too long")
+  end
+  session.pings = session.pings + 1
+  send(session, "protocol.ping")
+end
+
+function gateway.on_sweep()
+  local now = perilune.now()
+  for _, session in pairs(sessions) do
+    if not session.closing and not session.uid then check_login(session, now) end
+    if not session.closing then check_life(session, now) end
+  end
+  free_rested(now)
+end
+
+local function sweep_ms()
+  return math.min(1000, math.ceil(math.min(settings.login_ms, settings.ping_ms,
+    settings.login_wait_ms) / 4))
+end
+
+-- ---- connections come and go ----
+
+local function limit_reached(address)
+  if open >= settings.max_connections
+      or pending >= math.max(1, settings.max_connections * settings.pending_share) then
+    return "the server is full"
+  end
+  if exempt[address] then return nil end
+  if (open_by_address[address] or 0) >= settings.max_per_address
+      or (pending_by_address[address] or 0) >= settings.max_pending then
+    return "too many connections from your address"
+  end
+end
+
+local function count_open(session, number)
+  open = open + number
+  add(open_by_address, session.address, number)
+end
+
+local function set_pending(session, is_pending)
+  if session.is_pending == is_pending then return end
+  session.is_pending = is_pending
+  pending = pending + (is_pending and 1 or -1)
+  add(pending_by_address, session.address, is_pending and 1 or -1)
+end
+
+function gateway.on_open(connection, address)
+  local now = perilune.now()
+  address = limits.address(address)
+  local full = limit_reached(address)
+  local session = {
+    connection = connection, address = address, key = take_key(now), seen = {}, form = JSON,
+    heard_at = now, pings = 0, login_by = now + settings.login_ms,
+    bucket = limits.bucket(settings.rate, settings.burst, now), strikes = 0, is_pending = false,
+  }
+  sessions[connection], by_key[session.key] = session, session
+  count "opened"
+  count_open(session, 1)
+  set_pending(session, true)
+  if full then
+    count "full"
+    return close(session, "full", full)
+  end
+  sweeper = sweeper or perilune.every(sweep_ms(), "on_sweep")
+end
+
+function gateway.on_close(connection, reason)
+  local session = sessions[connection]
+  if not session then return end
+  if reason == "malformed" or reason == "too_large" then
+    count_malformed(session, "its length is " .. (reason == "malformed" and "wrong" or "too large"))
+  end
+  set_pending(session, false)
+  lose(session)
+  sessions[connection] = nil
+  rest_key(session.key)
+  count "closed"
+  count_open(session, -1)
+  if open == 0 and sweeper then
+    perilune.cancel(sweeper)
+    sweeper = nil
+  end
+end
+
+-- ---- the protocol itself ----
+
+local system = {} -- ctype's name -> function(session, body, request_id)
+
+function system.hello(session, body, request_id)
+  if body.version > PROTOCOL_VERSION then
+    return close(session, "version", ("this server speaks version %d"):format(PROTOCOL_VERSION))
+  end
+  send(session, "protocol.hello", {
+    version = PROTOCOL_VERSION, schema = game.hash,
+    limits = {
+      frame_bytes = settings.frame, packets_per_second = math.floor(settings.rate),
+      burst = settings.burst, login_ms = settings.login_ms, ping_ms = settings.ping_ms,
+    },
+  }, request_id)
+end
+
+function system.ping(session, _, request_id) send(session, "protocol.pong", nil, request_id) end
+
+function system.pong() end -- any packet is life
+
+function system.resume(session, _, request_id)
+  send_error(session, "expired", "there is no session to resume", 0,
+    game.commands["protocol.resume"].ctype, request_id)
+end
+
+local function on_system_packet(session, data)
+  local command, body, request_id, failed, failed_id = game:decode_request(data)
+  if not command then
+    if request_id == "malformed" then return malformed(session, body) end
+    local _, ctype = packet.header(data)
+    return send_error(session, request_id, body, 0, failed and failed.ctype or ctype, failed_id)
+  end
+  local handler = system[command.key]
+  if not handler then return refuse(session, data, "unknown_command", "only servers send this") end
+  handler(session, body, request_id)
+end
+
+-- ---- packets of players ----
+
+-- True when a packet is over a limit; it is dropped then, which its sender is told once a second.
+local function is_too_fast(session, data, now)
+  if session.bucket:take(now)
+      and (exempt[session.address] or address_buckets:take(session.address, now)) then
+    return false
+  end
+  count "too_fast"
+  local rested = not session.struck_at or now - session.struck_at >= 1000
+  session.strikes = rested and 1 or session.strikes + 1
+  session.struck_at = now
+  if session.strikes > settings.max_strikes then
+    count "flooding"
+    close(session, "flooding", "too many packets")
+  elseif rested or now - session.told_at >= 1000 then
+    session.told_at = now
+    local stype, ctype = packet.header(data)
+    if stype then
+      send_error(session, "too_fast", "too many packets", stype, ctype, protocol.request_id(data))
+    end
+  end
+  return true
+end
+
+-- True when a packet may pass as far as logging in goes.
+local function passes_login(session, data, command, now)
+  local is_login = command and command.login
+  if not session.uid and not is_login then
+    count "not_logged_in"
+    refuse(session, data, "not_logged_in", "log in first")
+    return false
+  end
+  if not is_login then return true end
+  if session.uid or session.asked_at then
+    count "refused"
+    write(session, game:encode_reply(command.name, session.form,
+      { status = protocol.status.invalid_operation }, protocol.request_id(data)))
+    return false
+  end
+  session.asked_at = now
+  return true
+end
+
+-- A login was answered, or not even asked: the time to log in goes on.
+local function end_asking(session)
+  if not session.asked_at then return end
+  session.login_by = session.login_by + perilune.now() - session.asked_at
+  session.asked_at = nil
+end
+
+local function forward(session, data, stype, service)
+  local address = not session.uid and session.address or nil
+  local sent, why = perilune.send(service, "@packet",
+    packet.restamp(data, session.uid or session.key), session.key, address)
+  if sent then
+    count "forwarded"
+    if session.uid then session.seen[service] = stype end
+    return
+  end
+  end_asking(session)
+  count "unavailable"
+  refuse(session, data, why == "overloaded" and "busy" or "service_unavailable",
+    ("service %s is %s"):format(service, why))
+end
+
+local function is_reserved(stype, ctype)
+  return stype < 0 or ctype < 0 or stype == BROADCAST or ctype == DISCONNECTED
+    or ctype == BROADCAST or stype == DISCONNECTED
+end
+
+function gateway.on_data(connection, data)
+  local session = sessions[connection]
+  if not session or session.closing then return end
+  local now = perilune.now()
+  session.heard_at, session.pings = now, 0
+  count "packets_in"
+  if is_too_fast(session, data, now) then return end
+  local stype, ctype, _, form = packet.header(data)
+  if not stype then return malformed(session, ctype) end
+  if form ~= JSON and form ~= protocol.BUF then
+    return malformed(session, ("proto_type %d is neither JSON nor BUF"):format(form))
+  end
+  session.form = form
+  if stype == 0 then return on_system_packet(session, data) end
+  if is_reserved(stype, ctype) then
+    count "reserved"
+    return refuse(session, data, "reserved", "this number isn't for clients")
+  end
+  if not passes_login(session, data, game:by_number(stype, ctype), now) then return end
+  local service = routes[stype]
+  if not service then
+    return refuse(session, data, "unknown_service", ("there is no service %d"):format(stype))
+  end
+  forward(session, data, stype, service)
+end
+
+-- ---- commands of services ----
+
+local function deliver_broadcast(data)
+  local inner, uids = packet.unwrap_broadcast(packet.body(data))
+  if not inner then return perilune.log.error("broadcast: %s", uids) end
+  inner = packet.restamp(inner, 0)
+  local connections = {}
+  for _, uid in ipairs(uids) do
+    local session = users[uid]
+    if session then connections[#connections + 1] = session.connection end
+  end
+  counters.packets_out = counters.packets_out + socket.broadcast(connections, inner)
+  counters.undeliverable = counters.undeliverable + #uids - #connections
+end
+
+---Brings a packet to the player that its utag names, or to all that a broadcast names.
+---@param data string
+---@param key integer? of a reply: the session that asked, and no other, gets it
+function gateway.deliver(data, key)
+  local stype, ctype, utag = packet.header(data)
+  if stype == BROADCAST and ctype == BROADCAST then return deliver_broadcast(data) end
+  local session = utag >= FIRST_KEY and by_key[utag] or users[utag]
+  -- A login's reply has the key as utag, also when the player is logged in by now.
+  if not session or session.closing or (key and session.key ~= key) then
+    return count "undeliverable"
+  end
+  local command = utag >= FIRST_KEY and game:by_number(stype, ctype)
+  if command and command.login then end_asking(session) end
+  write(session, packet.restamp(data, 0))
+end
+
+---A service couldn't handle a packet. Who sent one that is malformed loses the connection.
+---@param key integer
+---@param code string
+---@param message string
+---@param request_id integer?
+---@param stype integer?
+---@param ctype integer?
+function gateway.refuse(key, code, message, request_id, stype, ctype)
+  local session = by_key[key]
+  if not session or session.closing then return end
+  end_asking(session)
+  if code == "malformed" then return malformed(session, message) end
+  count "refused"
+  send_error(session, code, message, stype or 0, ctype or 0, request_id)
+end
+
+local function enter(session, uid, epoch)
+  users[uid] = session
+  session.uid, session.epoch = uid, epoch
+  set_pending(session, false)
+  session.connection:set_max_frame(settings.frame)
+end
+
+---A session belongs to a player from now on. One that the player had before is told and closed.
+---@param key integer
+---@param uid integer
+---@param epoch integer of the login; an older one than the player has is refused
+---@return boolean entered
+function gateway.login(key, uid, epoch)
+  local session, old = by_key[key], users[uid]
+  if not session or session.closing or session.uid then return false end
+  end_asking(session)
+  if old and old.epoch >= epoch then
+    close(session, "relogin", "logged in elsewhere")
+    return false
+  end
+  if old then
+    count "relogins"
+    send(old, "auth.relogin")
+    close(old, "relogin", "logged in elsewhere")
+  end
+  count "logins"
+  enter(session, uid, epoch)
+  return true
+end
+
+---A player has logged out and may log in again on the same connection.
+---@param uid integer
+---@param epoch integer of the login that ends
+function gateway.logout(uid, epoch)
+  local session = users[uid]
+  if not session or session.epoch ~= epoch then return end
+  lose(session)
+  set_pending(session, true)
+  session.login_by = perilune.now() + settings.login_ms
+  session.connection:set_max_frame(settings.frame_before_login)
+end
+
+---Ends the connection of a player.
+---@param uid integer
+---@param reason string one word
+---@param text string?
+---@return boolean kicked false when the player isn't here
+function gateway.kick(uid, reason, text)
+  local session = users[uid]
+  if not session then return false end
+  close(session, reason, text or reason)
+  return true
+end
+
+---What an operator wants to know.
+---@return table numbers counters by name; sessions, users and pending as they are now; port
+function gateway.stats()
+  local numbers = { sessions = open, pending = pending, users = 0, port = listen_port }
+  for _ in pairs(users) do numbers.users = numbers.users + 1 end
+  for name, value in pairs(counters) do numbers[name] = value end
+  return numbers
+end
+
+-- ---- life ----
+
+local function read_routes()
+  for stype, service in pairs(game.services) do
+    if stype ~= 0 then routes[stype] = settings.routes[service.name] or service.service end
+  end
+end
+
+function gateway.on_start(given)
+  settings = options.read(gateway.options, given)
+  for _, address in ipairs(settings.exempt) do exempt[address] = true end
+  next_key = settings.first_key or math.random(0, FIRST_KEY - 1)
+  read_routes()
+  address_buckets = limits.buckets(settings.address_rate, settings.address_burst, perilune.now())
+  local made, message = socket.listen {
+    host = settings.host, port = settings.port, framing = "packet",
+    max_frame = settings.frame_before_login,
+    max_connections = settings.max_connections + 100, -- those over it are told why
+    on_open = "on_open", on_data = "on_data", on_close = "on_close",
+  }
+  if not made then error(message, 0) end
+  listener = made
+  listen_port = listener.port
+  perilune.log.info("listening at %s:%d", settings.host, listen_port)
+end
+
+function gateway.on_stop()
+  listener:close()
+  for _, session in pairs(sessions) do close(session, "shutdown", "the server stops") end
+end
+
+return gateway

@@ -1,0 +1,60 @@
+-- What auth does with secrets: hashes of passwords and of guest keys. Salted and iterated
+-- HMAC-SHA-256; argon2id takes its place together with the database, behind the same functions.
+local has_crypto, crypto = pcall(require, "perilune.crypto")
+
+local passwords = {}
+
+---Without perilune.crypto there are no accounts with passwords, and keys of guests are kept as
+---they are.
+passwords.available = has_crypto
+
+local ROUNDS = 2000
+local SALT_BYTES = 16
+local FORM = "hmac-sha256$%d$%s$%s"
+
+local function stretch(password, salt, rounds)
+  local block = crypto.hmac_sha256(password, salt)
+  for _ = 2, rounds do block = crypto.hmac_sha256(password, block) end
+  return crypto.hex(block)
+end
+
+-- In a time that doesn't tell where they differ.
+local function is_equal(a, b)
+  if #a ~= #b then return false end
+  local difference = 0
+  for i = 1, #a do
+    if a:byte(i) ~= b:byte(i) then difference = difference + 1 end
+  end
+  return difference == 0
+end
+
+---@param password string
+---@return string hash with its salt
+function passwords.hash(password)
+  local salt = crypto.hex(crypto.random_bytes(SALT_BYTES))
+  return FORM:format(ROUNDS, salt, stretch(password, salt, ROUNDS))
+end
+
+local UNKNOWN = FORM:format(ROUNDS, ("0"):rep(2 * SALT_BYTES), ("0"):rep(64))
+
+---@param password string
+---@param hash string? nil, for an account that isn't there, takes as long and is never right
+---@return boolean right
+function passwords.verify(password, hash)
+  local rounds, salt, wanted = (hash or UNKNOWN):match("^hmac%-sha256%$(%d+)%$(%x+)%$(%x+)$")
+  if not rounds then return false end
+  return is_equal(stretch(password, salt, tonumber(rounds)), wanted) and hash ~= nil
+end
+
+---@return string secret for hash_key
+function passwords.new_secret() return has_crypto and crypto.random_bytes(32) or "" end
+
+---What is kept of a guest's key.
+---@param secret string of the node
+---@param key string
+---@return string hash
+function passwords.hash_key(secret, key)
+  return has_crypto and crypto.hex(crypto.hmac_sha256(secret, key)) or key
+end
+
+return passwords
