@@ -1,0 +1,192 @@
+---@class perilune.bot
+-- A player without a screen: connects to a gateway, logs in, sends requests. For load tests and
+-- for tests of services.
+--
+--   local player = assert(bot.connect { port = 6080 })
+--   player:login()
+--   player:request("talkroom.enter", { uname = "Ada", usex = 1 })
+--   local name, body = player:next()
+--
+-- Pings are answered. What can fail returns nil, message, code.
+local bot = {}
+
+local perilune = require "perilune"
+local core = require "perilune.core"
+local protocol = require "perilune.protocol"
+local socket = require "perilune.socket"
+
+local new_token, wait, wake =
+  core.native "core_token", core.native "core_wait", core.native "core_wake"
+
+local DEFAULT_MS = 5000
+local KEY_BYTES = 32
+local LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+---@class perilune.Bot
+---@field profile table? what the login gave: uid, unick, ...
+---@field key string? of the guest
+---@field form integer protocol.JSON or protocol.BUF: how it sends
+---@field closing table? {reason, text} when the server said why it closes
+---@field closed string? why the connection is closed
+---@field on_push fun(self: perilune.Bot, name: string, body: any)? else pushes wait for next()
+local Bot = {}
+Bot.__index = Bot
+
+---@class perilune.BotOptions
+---@field host string? default "127.0.0.1"
+---@field port integer
+---@field form integer? default protocol.JSON
+---@field on_push fun(self: perilune.Bot, name: string, body: any)?
+
+local function game() return require "protocol" end ---@return perilune.Protocol
+
+-- ---- what comes in ----
+
+-- The request that a packet answers: by its request_id, or, where there is none, the oldest of
+-- the command.
+local function take_waiting(self, request_id, name)
+  for i, waiting in ipairs(self._waiting) do
+    if waiting.request_id == request_id and (request_id or waiting.name == name) then
+      table.remove(self._waiting, i)
+      return waiting
+    end
+  end
+end
+
+local function name_of(stype, ctype)
+  local command = game():by_number(stype, ctype)
+  return command and command.name
+end
+
+local function push(self, name, body)
+  if self.on_push then return self:on_push(name, body) end
+  self._pushes[#self._pushes + 1] = { name, body }
+  if self._reader then wake(self._reader) end
+end
+
+local function on_packet(self, data)
+  local command, body, request_id = game():decode_reply(data)
+  if not command then return push(self, "malformed", body) end
+  if command.name == "protocol.ping" then return self:send("protocol.pong") end
+  if command.name == "protocol.closing" then self.closing = body end
+  if command.name == "protocol.error" then
+    local waiting = take_waiting(self, request_id, name_of(body.stype, body.ctype))
+    if waiting then return wake(waiting.token, nil, body.message, body.code) end
+  end
+  local waiting = not command.is_push and take_waiting(self, request_id, command.name)
+  if waiting then return wake(waiting.token, body == nil and true or body) end
+  push(self, command.name, body)
+end
+
+local function on_close(self, reason)
+  self.closed = reason
+  for _, waiting in ipairs(self._waiting) do
+    wake(waiting.token, nil, "the connection is closed", reason)
+  end
+  self._waiting = {}
+  if self._reader then wake(self._reader) end
+end
+
+-- ---- what goes out ----
+
+---Connects to a gateway; doesn't log in.
+---@async
+---@param options perilune.BotOptions
+---@return perilune.Bot? player nil when it can't connect
+---@return string? message
+---@return string? code
+function bot.connect(options)
+  local self = setmetatable({
+    form = options.form or protocol.JSON, on_push = options.on_push,
+    _waiting = {}, _pushes = {}, _next_id = 0,
+  }, Bot)
+  local connection, message, code = socket.connect(options.host or "127.0.0.1", options.port, {
+    framing = "packet",
+    on_data = function(_, data) on_packet(self, data) end,
+    on_close = function(_, reason) on_close(self, reason) end,
+  })
+  if not connection then return nil, message, code end
+  self.connection = connection
+  return self
+end
+
+---A key of a new guest.
+---@return string key 32 letters and digits
+function bot.new_key()
+  local letters = {}
+  for i = 1, KEY_BYTES do
+    local at = math.random(#LETTERS)
+    letters[i] = LETTERS:sub(at, at)
+  end
+  return table.concat(letters)
+end
+
+---Sends a packet that nothing is waited for.
+---@param name string "talkroom.exit"
+---@param body any
+---@param request_id integer?
+---@return true? ok
+---@return string? message
+function Bot:send(name, body, request_id)
+  return self.connection:write(game():encode_request(name, self.form, body, request_id))
+end
+
+---Sends a request and waits for its reply.
+---@async
+---@param name string
+---@param body any
+---@param ms integer? default 5000
+---@return any body of the reply, true where it has none; nil when there is none
+---@return string? message
+---@return string? code of the error, why it was closed, or "timeout"
+function Bot:request(name, body, ms)
+  if self.closed then return nil, "the connection is closed", self.closed end
+  local waiting = { name = name, token = new_token() }
+  if self.form == protocol.JSON then
+    self._next_id = self._next_id + 1
+    waiting.request_id = self._next_id
+  end
+  table.insert(self._waiting, waiting)
+  self:send(name, body, waiting.request_id)
+  local reply, message, code = wait(waiting.token, ms or DEFAULT_MS)
+  if reply == nil and message == "timeout" then return nil, "timeout", "timeout" end
+  return reply, message, code
+end
+
+---Logs in as a guest.
+---@async
+---@param key string? default: that of a new guest
+---@return table? profile nil when it was refused
+---@return string|integer|nil message or status
+function Bot:login(key)
+  self.key = key or self.key or bot.new_key()
+  local profile, message = self:request("auth.guest_login", self.key)
+  if not profile then return nil, message end
+  if profile.status ~= protocol.status.ok then return nil, profile.status end
+  self.profile = profile
+  return profile
+end
+
+---The next packet that was pushed, in their order.
+---@async
+---@param ms integer? default 5000
+---@return string? name nil when none came, or the connection was closed
+---@return any body or why not
+function Bot:next(ms)
+  local limit = perilune.now() + (ms or DEFAULT_MS)
+  while not self._pushes[1] do
+    if self.closed then return nil, self.closed end
+    local left = math.ceil(limit - perilune.now())
+    if left <= 0 then return nil, "timeout" end
+    self._reader = new_token()
+    wait(self._reader, left)
+    self._reader = nil
+  end
+  local entry = table.remove(self._pushes, 1)
+  return entry[1], entry[2]
+end
+
+---Closes the connection.
+function Bot:close() self.connection:close() end
+
+return bot
