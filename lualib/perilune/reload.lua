@@ -48,8 +48,10 @@
 -- Functions of the old text that still live (running tasks, timers by function, callbacks in
 -- tables of state) go on with the old code and share the state.
 
-local debug, util, flush, dump -- handed in
-local opcode                   -- name -> number, see find_opcodes
+-- Values of scripts are compared by rawequal: == could call their code.
+
+local debug, util, flush, dump -- handed in; see the end of the file
+local opcode -- name -> number, see find_opcodes
 
 local reload = {}
 
@@ -323,7 +325,7 @@ local function find_node(units, f)
     if node then return node, unit end
   end
   -- Functions of the new text run in its environment, those of other loads of a text don't.
-  if units.env and debug.getfenv(f) ~= units.env then return nil end
+  if units.env and not rawequal(debug.getfenv(f), units.env) then return nil end
   for _, unit in ipairs(units) do
     if unit.source == info.source then
       local node = unit.by_signature[signature(f)]
@@ -407,7 +409,7 @@ function Join:walk_new()
   end
   walk(roots, self.new_units, enter, function(f, node, unit)
     if not util.funcinfo(f).proto then return end
-    if debug.getfenv(f) == self.new.env then self:add { "env", f, self.old.env } end
+    if rawequal(debug.getfenv(f), self.new.env) then self:add { "env", f, self.old.env } end
     if not node then return end
     self.new_nodes[f] = node
     self.new_functions[#self.new_functions + 1] = f
@@ -437,7 +439,9 @@ function Join:walk_old()
     roots[#roots + 1] = module and module.value
   end
   for key in next, self.new.env do roots[#roots + 1] = rawget(self.old.env, key) end
-  local function enter(object) return not self.loaded[object] and object ~= self.old.env end
+  local function enter(object)
+    return not self.loaded[object] and not rawequal(object, self.old.env)
+  end
   walk(roots, self.old_units, enter, function(f, node, unit)
     if not node then return end
     self.old_nodes[f] = node
@@ -517,7 +521,7 @@ local function is_kept_product(f, old)
     local _, old_value = debug.getupvalue(old, i)
     if is_scalar(value) or value == nil then
       if is_native or assigns(f, i - 1) then return true end
-    elseif type(value) ~= "function" and value ~= old_value then
+    elseif type(value) ~= "function" and not rawequal(value, old_value) then
       return true
     end
   end
@@ -653,7 +657,7 @@ end
 --   "constant"            all entries are exactly the new ones
 --   "state"               see above
 function Join:pair_tables(old, new, mode, unit)
-  if old == new or not self.fresh[new] or self.loaded[old] then return end
+  if rawequal(old, new) or not self.fresh[new] or self.loaded[old] then return end
   local done = self.done[new] or {}
   self.done[new] = done
   if done[old] then return end
@@ -701,7 +705,8 @@ function Join:merge_entry(old, key, value, mode, unit)
   elseif METAMETHODS[key] then
     self:set(old, key, value)
   elseif type(value) == "table" and type(old_value) == "table" then
-    if (self.existing[value] and self.existing[old_value]) or self.replaced[old_value] == value then
+    if (self.existing[value] and self.existing[old_value])
+      or rawequal(self.replaced[old_value], value) then
       self:set(old, key, value)
     end
   elseif old_value == nil then
@@ -862,15 +867,15 @@ function Join:add_references()
   for object in pairs(self.fresh) do
     if not self.canonical[object] then
       for key, value in next, object do
-        if now(key) ~= key then
+        if not rawequal(now(key), key) then
           self:set(object, key, nil)
           self:set(object, now(key), now(value))
-        elseif now(value) ~= value then
+        elseif not rawequal(now(value), value) then
           self:set(object, key, now(value))
         end
       end
       local meta = debug.getmetatable(object)
-      if meta and now(meta) ~= meta then self:add { "meta", object, now(meta) } end
+      if meta and not rawequal(now(meta), meta) then self:add { "meta", object, now(meta) } end
     end
   end
 end
@@ -886,7 +891,7 @@ function reload.scratch(env)
     __index = env,
     __newindex = type(guard) == "function" and guard or nil,
   })
-  if rawget(env, "_G") == env then rawset(scratch, "_G", scratch) end
+  if rawequal(rawget(env, "_G"), env) then rawset(scratch, "_G", scratch) end
   return scratch
 end
 
@@ -933,6 +938,7 @@ function reload.plan(old, new)
     join.new.modules[name] = { main = module.main, value = module.value }
   end
 
+  opcode = find_opcodes()
   join:analyse()
   local function check(value, which)
     if type(value) ~= "table" then
@@ -1025,7 +1031,7 @@ function reload.undo(plan)
     if kind == "set" then
       local _, _, key, before, after = unpack(plan.undo[i], 1, 5)
       if rawequal(rawget(object, key), after) then rawset(object, key, before) end
-    elseif debug.getmetatable(object) == plan.undo[i][4] then
+    elseif rawequal(debug.getmetatable(object), plan.undo[i][4]) then
       debug.setmetatable(object, plan.undo[i][3])
     end
   end
@@ -1034,11 +1040,25 @@ function reload.undo(plan)
   return plan.before
 end
 
+-- Ends a call with privileges: passes on what came of it.
+local function leave(ok, ...)
+  debug, util, flush, dump = nil, nil, nil, nil
+  if not ok then error((...), 0) end
+  return ...
+end
+
+-- What the host calls. The privileges are there during its calls only, since every service may
+-- require this file: it gets functions that can do what it can do itself.
 ---@param privileged table {debug, util = jit.util, flush = jit.flush, dump = string.dump}
 ---@return table reload
 return function(privileged)
-  debug, util = privileged.debug, privileged.util
-  flush, dump = privileged.flush, privileged.dump
-  opcode = opcode or find_opcodes()
-  return reload
+  local api = {}
+  for name, f in pairs(reload) do
+    api[name] = function(...)
+      debug, util = privileged.debug, privileged.util
+      flush, dump = privileged.flush, privileged.dump
+      return leave(pcall(f, ...))
+    end
+  end
+  return api
 end

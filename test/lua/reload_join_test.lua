@@ -1067,6 +1067,24 @@ case("undo brings the old code back and keeps the state", function()
   assert(service.commands.only_1 and not service.commands.only_10)
 end)
 
+case("a script gets no privileges by requiring the library, its code is not called", function()
+  local theirs = require "perilune.reload" {}
+  assert(not pcall(theirs.apply, { steps = {}, scratch = {}, env = {}, undo = {} }))
+  local text = [[
+    local c = {}
+    local function trap() error "called" end
+    local meta = { __eq = trap, __index = trap, __newindex = trap, __len = trap, __call = trap }
+    local state = { a = setmetatable({}, meta), b = setmetatable({}, meta) }
+    local other = setmetatable({}, meta)
+    local PAIR = { setmetatable({}, meta), other }
+    function c.get() return state, other, PAIR, STEP end
+    return setmetatable(c, { __pairs = trap, __ipairs = trap, __metatable = "none" })]]
+  local service = start((text:gsub("STEP", "1")))
+  service:reload((text:gsub("STEP", "2")))
+  local _, _, _, step = service:call "get"
+  expect(step, 2)
+end)
+
 -- Size ------------------------------------------------------------------------------------------
 
 case("a million entries of state make no difference", function()
