@@ -33,6 +33,7 @@ Status MemoryTransport::start(ReadyHandler handler) {
 }
 
 void MemoryTransport::stop() {
+    const std::lock_guard lock(mutex_);
     if (timers_ != nullptr) kernel_.timers().cancel_all(*timers_);
     handler_ = nullptr;
     tasks_.clear();
@@ -42,6 +43,7 @@ void MemoryTransport::stop() {
 // ---- what is under way ----
 
 void MemoryTransport::post(std::function<void()> task) {
+    const std::lock_guard lock(mutex_);
     tasks_.push_back(std::move(task));
     wake();
 }
@@ -60,32 +62,39 @@ void MemoryTransport::deliver(What what, int to, std::string bytes) {
 }
 
 void MemoryTransport::hand_out() {
+    std::unique_lock lock(mutex_);
     woken_ = false;
     // Tasks that these tasks post come in a turn of their own.
-    for (std::size_t count = tasks_.size(); count > 0 && handler_; --count) {
+    for (std::size_t count = tasks_.size(); count > 0 && !tasks_.empty(); --count) {
         const std::function<void()> task = std::move(tasks_.front());
         tasks_.pop_front();
+        lock.unlock();
         task();
+        lock.lock();
     }
     const std::int64_t now = kernel_.clock().now_ns();
-    while (!deliveries_.empty() && deliveries_.front().due_ns <= now && handler_) {
-        Delivery delivery = std::move(deliveries_.front());
+    while (!deliveries_.empty() && deliveries_.front().due_ns <= now) {
+        const Delivery delivery = std::move(deliveries_.front());
         deliveries_.pop_front();
-        hand(std::move(delivery));
+        std::uint64_t token = 0;
+        const std::uint32_t ready = apply(delivery, token);
+        lock.unlock();
+        if (ready != 0) handler_(token, ready);
+        lock.lock();
     }
     if (!tasks_.empty()) wake();
 }
 
-void MemoryTransport::hand(Delivery delivery) {
+// What its descriptor is ready for now, and the token to tell so.
+std::uint32_t MemoryTransport::apply(const Delivery& delivery, std::uint64_t& token) {
     if (delivery.what == What::arrival) {
         const auto found = listeners_.find(delivery.to);
-        if (found != listeners_.end() && found->second.wanted && !found->second.waiting.empty()) {
-            handler_(found->second.token, kReadable);
-        }
-        return;
+        if (found == listeners_.end() || found->second.waiting.empty()) return 0;
+        token = found->second.token;
+        return found->second.wanted ? kReadable : 0;
     }
     const auto found = streams_.find(delivery.to);
-    if (found == streams_.end()) return;
+    if (found == streams_.end()) return 0;
     Stream& stream = found->second;
     std::uint32_t ready = 0;
     switch (delivery.what) {
@@ -121,7 +130,8 @@ void MemoryTransport::hand(Delivery delivery) {
             break;
         case What::arrival: break;
     }
-    if (ready != 0 && stream.token != 0) handler_(stream.token, ready);
+    token = stream.token;
+    return token == 0 ? 0 : ready;
 }
 
 // ---- listening and connecting ----
@@ -134,6 +144,7 @@ int MemoryTransport::find_listener(const Address& address) const {
 }
 
 int MemoryTransport::listen(Address& address, int backlog) {
+    const std::lock_guard lock(mutex_);
     if (address.port == 0) {
         do {
             address.port = next_port_++;
@@ -148,6 +159,7 @@ int MemoryTransport::listen(Address& address, int backlog) {
 }
 
 int MemoryTransport::accept(int listener, Address& peer) {
+    const std::lock_guard lock(mutex_);
     std::deque<int>& waiting = listeners_[listener].waiting;
     while (!waiting.empty()) {
         const int descriptor = waiting.front();
@@ -161,6 +173,7 @@ int MemoryTransport::accept(int listener, Address& peer) {
 }
 
 int MemoryTransport::watch_listener(int listener, std::uint64_t token, bool wanted) {
+    const std::lock_guard lock(mutex_);
     Listener& found = listeners_[listener];
     found.token = token;
     found.wanted = wanted;
@@ -169,6 +182,7 @@ int MemoryTransport::watch_listener(int listener, std::uint64_t token, bool want
 }
 
 int MemoryTransport::connect(const Address& peer) {
+    const std::lock_guard lock(mutex_);
     const int descriptor = next_descriptor_++;
     Stream& near = streams_[descriptor];
     near.remote = peer;
@@ -192,10 +206,12 @@ int MemoryTransport::connect(const Address& peer) {
 }
 
 int MemoryTransport::connect_result(int descriptor) {
+    const std::lock_guard lock(mutex_);
     return streams_[descriptor].refused ? -ECONNREFUSED : 0;
 }
 
 int MemoryTransport::watch(int descriptor, std::uint64_t token) {
+    const std::lock_guard lock(mutex_);
     streams_[descriptor].token = token;
     deliver(What::watched, descriptor);
     return 0;
@@ -204,6 +220,7 @@ int MemoryTransport::watch(int descriptor, std::uint64_t token) {
 // ---- data ----
 
 ssize_t MemoryTransport::receive(int descriptor, char* data, std::size_t size) {
+    const std::lock_guard lock(mutex_);
     Stream& stream = streams_[descriptor];
     const std::size_t count = std::min(size, stream.inbox.size() - stream.read);
     if (count == 0) {
@@ -220,6 +237,7 @@ ssize_t MemoryTransport::receive(int descriptor, char* data, std::size_t size) {
 }
 
 ssize_t MemoryTransport::send(int descriptor, const iovec* pieces, int count) {
+    const std::lock_guard lock(mutex_);
     Stream& stream = streams_[descriptor];
     const auto peer = streams_.find(stream.peer);
     if (stream.reset || peer == streams_.end()) return -ECONNRESET;
@@ -240,14 +258,22 @@ ssize_t MemoryTransport::send(int descriptor, const iovec* pieces, int count) {
     return static_cast<ssize_t>(sent);
 }
 
-void MemoryTransport::end_sending(int descriptor) { deliver(What::end, streams_[descriptor].peer); }
+void MemoryTransport::end_sending(int descriptor) {
+    const std::lock_guard lock(mutex_);
+    deliver(What::end, streams_[descriptor].peer);
+}
 
 void MemoryTransport::close(int descriptor, bool reset) {
+    const std::lock_guard lock(mutex_);
+    close_locked(descriptor, reset);
+}
+
+void MemoryTransport::close_locked(int descriptor, bool reset) {
     const auto listener = listeners_.find(descriptor);
     if (listener != listeners_.end()) {
         const std::deque<int> waiting = std::move(listener->second.waiting);
         listeners_.erase(listener);
-        for (const int stream : waiting) close(stream, true);
+        for (const int stream : waiting) close_locked(stream, true);
         return;
     }
     const auto found = streams_.find(descriptor);
@@ -260,6 +286,7 @@ void MemoryTransport::close(int descriptor, bool reset) {
 }
 
 Address MemoryTransport::local_address(int descriptor) {
+    const std::lock_guard lock(mutex_);
     const auto listener = listeners_.find(descriptor);
     return listener != listeners_.end() ? listener->second.address : streams_[descriptor].local;
 }

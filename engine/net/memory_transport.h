@@ -3,9 +3,8 @@
 // Purpose:   connections are pairs of byte queues; what is sent arrives after a fixed latency of
 //            virtual time, in the order of sending. Any address may be listened at; each is the
 //            machine's own. Names are not looked up.
-// Threads:   the seeded scheduler's alone, except start() before it runs. The polling thread is
-//            whichever turn of its own actor hands out what has arrived, so the seed decides
-//            about the order among connections and services.
+// Threads:   as Transport. The polling thread is whichever turn of its own actor hands out what
+//            has arrived, so the seed decides about the order among connections and services.
 // Ownership: owns all streams; must go before the kernel.
 #pragma once
 
@@ -13,6 +12,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "core/kernel.h"
@@ -73,10 +73,12 @@ class MemoryTransport final : public Transport {
         std::string bytes;
     };
 
+    // All private functions but hand_out() want the mutex held.
     void deliver(What what, int to, std::string bytes = {});
     void wake();
     void hand_out();
-    void hand(Delivery delivery);
+    std::uint32_t apply(const Delivery& delivery, std::uint64_t& token);
+    void close_locked(int descriptor, bool reset);
     int find_listener(const Address& address) const;
 
     Kernel& kernel_;
@@ -85,6 +87,9 @@ class MemoryTransport final : public Transport {
     ActorCell* cell_ = nullptr;
     Handle self_;
     std::unique_ptr<OwnerTimers> timers_;
+
+    std::mutex mutex_;
+    // Guarded by mutex_.
     bool woken_ = false;
     int next_descriptor_ = 1;
     std::uint16_t next_port_ = 32768;
