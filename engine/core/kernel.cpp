@@ -100,8 +100,9 @@ ActorCell* Kernel::create_cell(std::unique_ptr<Actor> actor) {
 
 void Kernel::launch(ActorCell* cell) { scheduler_->schedule(cell); }
 
-Result<Handle> Kernel::add_service(ActorCell* cell, void* local, std::uint32_t max_messages) {
-    Result<Handle> handle = registry_.add(cell, local, max_messages);
+Result<Handle> Kernel::add_service(ActorCell* cell, void* local, std::uint32_t max_messages,
+                                   std::uint8_t tag) {
+    Result<Handle> handle = registry_.add(cell, local, max_messages, tag);
     if (handle.ok()) counters_.services_started.fetch_add(1, std::memory_order_relaxed);
     return handle;
 }

@@ -87,7 +87,8 @@ class Kernel {
     // Lets the scheduler have it.
     void launch(ActorCell* cell);
 
-    Result<Handle> add_service(ActorCell* cell, void* local, std::uint32_t max_messages = 0);
+    Result<Handle> add_service(ActorCell* cell, void* local, std::uint32_t max_messages = 0,
+                               std::uint8_t tag = 0);
     // The service is dead: its handle and names are gone at once. Returns who monitored it, for
     // tell_down(). What waits for it is answered `dead` when its actor meets it (see refuse);
     // its timers, sockets and open requests are its actor's to release.

@@ -13,7 +13,8 @@ Registry::~Registry() {
     for (std::uint32_t i = 0; i < kChunks; ++i) delete[] chunks_[i].load();
 }
 
-Result<Handle> Registry::add(ActorCell* cell, void* local, std::uint32_t max_messages) {
+Result<Handle> Registry::add(ActorCell* cell, void* local, std::uint32_t max_messages,
+                             std::uint8_t tag) {
     std::uint32_t index = 0;
     std::uint32_t generation = 0;
     Slot* slot = nullptr;
@@ -43,6 +44,7 @@ Result<Handle> Registry::add(ActorCell* cell, void* local, std::uint32_t max_mes
     const Handle handle = Handle::make(index, generation, node_number_);
     slot->local = local;
     slot->load.reset();
+    slot->tag.store(tag, std::memory_order_relaxed);
     slot->max_messages.store(max_messages, std::memory_order_relaxed);
     slot->cell.store(cell);
     slot->live.store(handle.value);
@@ -138,7 +140,7 @@ bool Registry::unmonitor(Handle watcher, Handle target) {
     return found;
 }
 
-std::vector<Handle> Registry::handles() {
+std::vector<Handle> Registry::handles(std::uint8_t tag) {
     std::uint32_t end = 0;
     {
         const std::lock_guard lock(free_mutex_);
@@ -149,6 +151,7 @@ std::vector<Handle> Registry::handles() {
         const Slot* slot = slot_at(index);
         if (slot == nullptr) continue;
         const std::uint64_t live = slot->live.load();
+        if (tag != 0 && slot->tag.load(std::memory_order_relaxed) != tag) continue;
         if (live != 0) list.push_back(Handle{live});
     }
     return list;

@@ -35,6 +35,7 @@ class Registry {
         void* local = nullptr;  // the worker that runs the cell
         Load load;              // light services: what waits for this one in its VM's mailbox
         std::uint32_t next_generation = 0;           // guarded by free_mutex_
+        std::atomic<std::uint8_t> tag{0};  // what its owner calls its kind; see handles()
         std::atomic<std::uint32_t> max_messages{0};  // 0: the mailbox's own limits are enough
     };
 
@@ -44,7 +45,8 @@ class Registry {
     // Gives a service of `cell` a handle. `max_messages` > 0 bounds what waits for this
     // service alone, for those that share a mailbox.
     // Errors: unavailable (all slots are in use).
-    Result<Handle> add(ActorCell* cell, void* local, std::uint32_t max_messages = 0);
+    Result<Handle> add(ActorCell* cell, void* local, std::uint32_t max_messages = 0,
+                       std::uint8_t tag = 0);
 
     // The handle is dead from now on; its names are free again. Returns who monitored it.
     std::vector<Handle> remove(Handle handle);
@@ -70,8 +72,8 @@ class Registry {
     bool monitor(Handle watcher, Handle target);
     bool unmonitor(Handle watcher, Handle target);
 
-    // Every live handle, for lists.
-    std::vector<Handle> handles();
+    // Every live handle; those of one tag alone where it isn't 0.
+    std::vector<Handle> handles(std::uint8_t tag = 0);
 
   private:
     static constexpr std::uint32_t kChunkBits = 12;

@@ -88,7 +88,7 @@ Result<Handle> LuaHost::spawn(const SpawnRequest& request) {
     if (request.group.empty()) {
         cell = create_vm("", request.memory_bytes, &vm);
         launch = true;
-        handle = kernel_.add_service(cell, nullptr, request.mailbox);
+        handle = kernel_.add_service(cell, nullptr, request.mailbox, kLuaService);
     } else {
         // Under the lock, so that a VM which loses its last service is not chosen as it ends.
         const std::lock_guard lock(groups_mutex_);
@@ -112,7 +112,7 @@ Result<Handle> LuaHost::spawn(const SpawnRequest& request) {
         const std::uint32_t most =
             request.mailbox != 0 ? request.mailbox
                                  : static_cast<std::uint32_t>(kernel_.options().mailbox_messages);
-        handle = kernel_.add_service(cell, nullptr, most);
+        handle = kernel_.add_service(cell, nullptr, most, kLuaService);
         if (handle.ok()) ++member.services;
     }
     if (!handle.ok()) return handle.status();
@@ -299,7 +299,9 @@ bool LuaHost::reload(std::string_view name, Handle from, std::uint64_t session) 
     std::vector<Handle> targets;
     const Handle named = name.empty() ? Handle{} : kernel_.registry().find_name(name);
     if (named) {
-        targets.push_back(named);
+        // Scripts only: a native service has no text.
+        Registry::Slot* slot = kernel_.registry().find(named);
+        if (slot != nullptr && slot->tag.load() == kLuaService) targets.push_back(named);
     } else {
         // The services' own scripts and the modules they required: each VM knows what it uses,
         // so all are told which scripts are new, and those that use none do nothing.
@@ -310,7 +312,7 @@ bool LuaHost::reload(std::string_view name, Handle from, std::uint64_t session) 
             if (!fresh.ok())
                 problem += (problem.empty() ? "" : "\n") + std::string(fresh.status().message());
         }
-        if (problem.empty()) targets = kernel_.registry().handles();
+        if (problem.empty()) targets = kernel_.registry().handles(kLuaService);
     }
     for (const Handle target : targets) {
         MessagePtr message = make_message(MessageKind::reload, target, from, 0);

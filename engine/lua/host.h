@@ -31,6 +31,8 @@ class Vm;
 
 // Message::detail of a send whose command is the receiver's own choice (a topic): on_... may be.
 inline constexpr std::uint8_t kOwnCommand = 1;
+// Registry tag of services that are scripts.
+inline constexpr std::uint8_t kLuaService = 1;
 // What a service that uses none of the changed scripts answers to a reload.
 inline constexpr std::string_view kReloadSkipped = "-";
 

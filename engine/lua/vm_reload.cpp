@@ -22,7 +22,9 @@ void push_privileged(lua_State* L, bool jit_on) {
         lua_pushcfunction(L, name == std::string_view(LUA_DBLIBNAME) ? luaopen_debug
                                                                     : luaopen_jit);
         lua_pushstring(L, name);
-        lua_call(L, 1, 1);
+        lua_call(L, 1, 0);
+        lua_pushstring(L, name);
+        lua_rawget(L, LUA_GLOBALSINDEX);
         if (name == std::string_view(LUA_DBLIBNAME)) {
             lua_setfield(L, -3, "debug");
         } else {
