@@ -5,6 +5,8 @@
 #include "core/codec.h"
 #include "lua/lua_codec.h"
 #include "lua/lua_core.h"
+#include "lua/lua_crypto.h"
+#include "lua/lua_file.h"
 #include "lua/lua_packet.h"
 #include "lua/lua_socket.h"
 #include "lua/vm.h"
@@ -47,6 +49,9 @@ LuaHost::LuaHost(Kernel& kernel, Network* network, LuaHostOptions options)
     add_module("perilune.core", push_core_library);
     add_module("perilune.codec", push_codec_library);
     add_module("perilune.packet", push_packet_library);
+    add_module("perilune.crypto", push_crypto_library);
+    add_module("perilune.file",
+               [this](lua_State* L) { push_file_library(L, options_.data_folder.c_str()); });
     if (network != nullptr) add_module("perilune.native.socket", push_socket_library);
 }
 
