@@ -28,9 +28,11 @@ function core.native(name) end
 ---@param handler fun(...: any)
 function core.on_event(kind, handler) end
 
+---The commands of players.
 ---@return table? clients the running service's second table, the commands of players
 function core.clients() end
 
+---The commands of other services.
 ---@return table? commands the running service's first table
 function core.commands() end
 

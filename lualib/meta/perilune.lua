@@ -48,9 +48,11 @@ function perilune.kill(to) end
 ---@param reason string? monitors are told; default "exit"
 function perilune.exit(reason) end
 
+---Who runs.
 ---@return integer handle of the running service
 function perilune.self() end
 
+---Who asks.
 ---@return integer handle who sent the message being handled; 0 for timers, sockets and the host
 function perilune.sender() end
 
@@ -58,6 +60,7 @@ function perilune.sender() end
 ---@param name string 1 to 128 bytes
 function perilune.name(name) end
 
+---Looks a name up; what it finds may be dead the next moment.
 ---@param name string
 ---@return integer? handle nil when no service has the name
 function perilune.find(name) end
@@ -97,6 +100,7 @@ function perilune.publish(topic, ...) end
 ---@param command string its name, so that a reload takes effect; often "on_..."
 function perilune.subscribe(topic, command) end
 
+---Ends a subscription; a message of the topic may still be on its way.
 ---@param topic string
 function perilune.unsubscribe(topic) end
 
@@ -131,6 +135,7 @@ function perilune.timeout(ms, command, ...) end
 ---@return integer timer for cancel
 function perilune.every(ms, command, ...) end
 
+---Stops a timer: it does not call any more, even if it is due.
 ---@param timer integer from timeout or every
 ---@return boolean cancelled false when it was gone already
 function perilune.cancel(timer) end
@@ -139,9 +144,11 @@ function perilune.cancel(timer) end
 ---@return integer count
 function perilune.cancel_all() end
 
+---The time for measuring and waiting.
 ---@return number ms monotonic, since an unspecified start, with fractions
 function perilune.now() end
 
+---The time for people and records.
 ---@return number seconds since 1970-01-01 UTC, with fractions; may jump
 function perilune.time() end
 
@@ -152,6 +159,7 @@ function perilune.time() end
 ---@return boolean monitoring false when it is dead already
 function perilune.monitor(to) end
 
+---Ends a monitoring.
 ---@param to integer|string
 ---@return boolean ended false when it wasn't monitored
 function perilune.unmonitor(to) end
@@ -185,7 +193,8 @@ function perilune.env(name) end
 ---@field counters table<string, integer> every counter of the node by name
 ---@field names table<string, integer> names and their handles
 
----@return perilune.NodeStats
+---What the node counts.
+---@return perilune.NodeStats stats
 function perilune.node() end
 
 ---@class perilune.log
@@ -195,12 +204,15 @@ perilune.log = {}
 ---@param format string
 ---@param ... any
 function perilune.log.debug(format, ...) end
+---What an operator wants to see of a healthy node.
 ---@param format string
 ---@param ... any
 function perilune.log.info(format, ...) end
+---What somebody should look at soon.
 ---@param format string
 ---@param ... any
 function perilune.log.warn(format, ...) end
+---What went wrong.
 ---@param format string
 ---@param ... any
 function perilune.log.error(format, ...) end

@@ -79,6 +79,7 @@ function services.shared(name, value)
   return core_shared(name, value)
 end
 
+---What is known of a service: what it does, what it uses.
 ---@async
 ---@param to (integer|string)? default: the running service
 ---@return perilune.Stats

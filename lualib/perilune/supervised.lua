@@ -83,6 +83,8 @@ local function restart(index, reason)
   end
 end
 
+---Starts the children in order, or none of them.
+---@param options {children: perilune.ChildSpec[], settings: perilune.SupervisorOptions}
 function supervised.on_start(options)
   children, settings = options.children, options.settings
   for index = 1, #children do
@@ -94,6 +96,9 @@ function supervised.on_start(options)
   end
 end
 
+---A child has died.
+---@param handle integer
+---@param reason string
 function supervised.on_down(handle, reason)
   local index = index_of[handle]
   if not index then return end
@@ -113,10 +118,12 @@ function supervised.on_down(handle, reason)
   busy = false
 end
 
+---Stops the children, last first.
 function supervised.on_stop()
   stop_all()
 end
 
+---Who lives.
 ---@return table<string, integer> handles of the children that live, by name
 function supervised.children()
   local list = {}
