@@ -343,6 +343,15 @@ Result<Address> Network::listener_address(ListenerId id) const {
     return listener->address;
 }
 
+std::vector<Address> Network::listening() {
+    std::vector<Address> addresses;
+    const std::lock_guard lock(pool_mutex_);
+    for (const auto& listener : all_listeners_) {
+        if (!listener->closed.load()) addresses.push_back(listener->address);
+    }
+    return addresses;
+}
+
 Status Network::close_listener(ListenerId id) {
     Listener* listener = listeners_.find(id);
     if (listener == nullptr || listener->closed.exchange(true)) {

@@ -121,6 +121,8 @@ class Network {
     // Errors: invalid (host), exists (the port is in use), unavailable.
     Result<ListenerId> listen(Handle owner, const ListenOptions& options);
     Result<Address> listener_address(ListenerId id) const;
+    // Where the node listens now, in the order in which it began.
+    std::vector<Address> listening();
     // Its connections stay. Errors: dead.
     Status close_listener(ListenerId id);
 
