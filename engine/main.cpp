@@ -157,11 +157,11 @@ int main(int count, char** words) {
     signal(SIGPIPE, SIG_IGN);
     const std::string command = count > 1 ? words[1] : "config.lua";
     perilune::cli::Arguments arguments(count > 1 ? count - 2 : 0, words + (count > 1 ? 2 : 1));
-    if (command == "check") return perilune::cli::check(std::move(arguments));
-    if (command == "test") return perilune::cli::test(std::move(arguments));
-    if (command == "bots") return perilune::cli::bots(std::move(arguments));
+    if (command == "check") return perilune::cli::check(arguments);
+    if (command == "test") return perilune::cli::test(arguments);
+    if (command == "bots") return perilune::cli::bots(arguments);
     if (command == "help" || command == "--help" || command == "-h") {
-        return perilune::cli::help(std::move(arguments));
+        return perilune::cli::help(arguments);
     }
     if (command == "version" || command == "--version") {
         std::printf("perilune %s\n", perilune::version());

@@ -1,3 +1,4 @@
+#include <charconv>
 #include <cstdio>
 
 #include "cli/commands.h"
@@ -17,9 +18,16 @@ bool split_option(const std::string& word, std::string& name, std::string& value
     return true;
 }
 
+Value number_or_text(const std::string& word) {
+    double number = 0;
+    const char* const end = word.data() + word.size();
+    const auto [read_to, error] = std::from_chars(word.data(), end, number);
+    return error == std::errc() && read_to == end ? Value(number) : Value(word);
+}
+
 }  // namespace
 
-int bots(Arguments arguments) {
+int bots(Arguments& arguments) {
     Table options = {
         {"count", arguments.number("count", 50, 1, 100'000)},
         {"host", arguments.text("host", "127.0.0.1")},
@@ -32,7 +40,7 @@ int bots(Arguments arguments) {
         std::string name;
         std::string value;
         if (split_option(word, name, value)) {
-            options.emplace_back(name, value);
+            options.emplace_back(name, number_or_text(value));
         } else if (mode.empty() && word[0] != '-') {
             mode = word;
         } else {
@@ -44,6 +52,7 @@ int bots(Arguments arguments) {
 
     Config config;
     config.name = "bots";
+    config.trusted = {"bots"};  // so that it prints its progress
     config.log.level = "warn";
     config.data = "/tmp";  // bots write nothing
     config.lua.memory_mb = 2048;

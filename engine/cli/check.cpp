@@ -5,7 +5,7 @@
 
 namespace perilune::cli {
 
-int check(Arguments arguments) {
+int check(Arguments& arguments) {
     if (const std::string problem = arguments.problem(); !problem.empty()) {
         return misuse("check", problem);
     }

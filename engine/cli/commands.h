@@ -11,16 +11,16 @@
 namespace perilune::cli {
 
 // perilune check [config.lua]
-int check(Arguments arguments);
+int check(Arguments& arguments);
 
 // perilune test <folders or files> [--filter text] [--seed n] [--limit seconds] [--verbose]
-int test(Arguments arguments);
+int test(Arguments& arguments);
 
 // perilune bots <mode> [--count n] [--host name] [--port n] [--seconds n] [--rate n] [--name=value]
-int bots(Arguments arguments);
+int bots(Arguments& arguments);
 
 // perilune help [command]
-int help(Arguments arguments);
+int help(Arguments& arguments);
 
 // Prints why the command line is wrong, and returns 2.
 int misuse(const std::string& command, const std::string& problem);

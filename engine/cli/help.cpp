@@ -55,7 +55,7 @@ int misuse(const std::string& command, const std::string& problem) {
     return 2;
 }
 
-int help(Arguments arguments) {
+int help(Arguments& arguments) {
     const std::string topic = arguments.rest().empty() ? "" : arguments.rest()[0];
     if (topic == "config") {
         std::fputs(describe_config().c_str(), stdout);

@@ -111,7 +111,7 @@ void run_file(const fs::path& file, const TestOptions& options, Totals& totals) 
 
 }  // namespace
 
-int test(Arguments arguments) {
+int test(Arguments& arguments) {
     TestOptions options;
     options.filter = arguments.text("filter");
     options.seed = static_cast<std::uint64_t>(arguments.number("seed", 0, 0, INT64_MAX));

@@ -445,7 +445,7 @@ void check_declared_one(const Value& rule, const Value& value, const std::string
     const std::string wanted = type == "integer" ? "a whole number" : "a " + type;
     std::string remedy = ". Give " + wanted;
     if (minimum.is_number() && maximum.is_number()) {
-        remedy += " " + range_text(minimum.number(), maximum.number(), "");
+        remedy += " " + range_text(minimum.number(), maximum.number(), rule["unit"].string());
     }
     if (!rule["default"].is_nil() && !rule["default"].is_table()) {
         remedy += "; the default is " +

@@ -8,6 +8,7 @@
 
 #include "core/codec.h"
 #include "lua/lua_native_module.h"
+#include "net/memory_transport.h"
 #include "net/system_transport.h"
 #include "node/calls.h"
 #include "node/config_check.h"
@@ -180,11 +181,14 @@ Status Node::Engine::build() {
     kernel_ = std::make_unique<Kernel>(
         options, Kernel::Environment{clock, *random_, *log_, virtual_clock_.get()});
 
-    // A seeded node has no sockets: what the outside does can't be repeated.
-    if (!seeded()) {
-        network_ = std::make_unique<Network>(*kernel_,
-                                             std::make_unique<SystemTransport>(kernel_->poller()));
+    // What the outside does can't be repeated: a seeded node has a network of its own.
+    std::unique_ptr<Transport> transport;
+    if (seeded()) {
+        transport = std::make_unique<MemoryTransport>(*kernel_);
+    } else {
+        transport = std::make_unique<SystemTransport>(kernel_->poller());
     }
+    network_ = std::make_unique<Network>(*kernel_, std::move(transport));
 
     LuaHostOptions lua;
     lua.script_folders = script_folders(config_);
@@ -205,18 +209,13 @@ Status Node::Engine::build() {
         host_->add_module(name, native_module_opener(module));
     }
 
-    const auto skip_reload = [this] { host_->reload_done(kReloadSkipped); };
-    natives_ = std::make_unique<NativeWorld>(NativeWorld{*kernel_, std::make_shared<Door>(*kernel_),
-                                                         config_.call_limit_ms, skip_reload});
+    natives_ = std::make_unique<NativeWorld>(
+        NativeWorld{*kernel_, std::make_shared<Door>(*kernel_), config_.call_limit_ms});
 
-    if (network_ != nullptr) {
-        if (Status status = network_->start(); !status.ok()) return status;
-    }
+    if (Status status = network_->start(); !status.ok()) return status;
     kernel_->start();
     gate_ = HostGate::create(*kernel_);
     if (gate_ == nullptr) return Status::error(StatusCode::internal, "no slot for a service");
-    gate_->set_on_reload(skip_reload);
-    for (const Handle handle : kernel_->registry().handles()) system_.insert(handle);
     return {};
 }
 
@@ -353,8 +352,10 @@ bool Node::Engine::stop_and_wait(Handle handle, std::int64_t deadline_ns) {
 }
 
 std::vector<Handle> Node::Engine::others() const {
-    std::vector<Handle> handles = kernel_->registry().handles();
-    std::erase_if(handles, [this](Handle handle) { return system_.count(handle) != 0; });
+    std::vector<Handle> handles = kernel_->registry().handles(kLuaService);
+    for (const Handle handle : kernel_->registry().handles(kNativeService)) {
+        handles.push_back(handle);
+    }
     return handles;
 }
 
@@ -365,16 +366,16 @@ bool Node::Engine::stop_others(std::int64_t deadline_ns) {
         if (handles.empty()) return true;
         const auto waiting = std::make_shared<std::atomic<std::size_t>>(handles.size());
         for (const Handle handle : handles) {
-            const auto done = [waiting](CallResult) { waiting->fetch_sub(1); };
+            const auto done = [waiting](const CallResult&) { waiting->fetch_sub(1); };
             const std::uint64_t session = gate_->open(done, 0);
             if (!host_->stop(handle, gate_->handle(), session)) {
                 (void)gate_->finish(session, failed_call(Outcome::dead, {}));
             }
         }
-        while (waiting->load() > 0) {
+        do {
             if (ms_until(deadline_ns) == 0) return false;
             pause_briefly();
-        }
+        } while (waiting->load() > 0);
     }
 }
 
@@ -387,7 +388,6 @@ void Node::Engine::kill_others() {
 }
 
 void Node::Engine::close_connections(std::int64_t deadline_ns) {
-    if (network_ == nullptr) return;
     network_->begin_stop();
     const std::int64_t deadline = std::min(deadline_ns, deadline_after(kCloseMs));
     while (network_->counters().open.load() > 0 && ms_until(deadline) > 0) pause_briefly();
@@ -453,7 +453,7 @@ Result<std::uint64_t> Node::Engine::spawn(const ServiceConfig& service, int limi
 bool Node::Engine::stop_service(const Receiver& service, int limit_ms) {
     if (!running()) return false;
     const Handle handle = resolve(*kernel_, service);
-    if (!handle || system_.count(handle) != 0) return false;
+    if (!handle || handle == gate_->handle()) return false;
     const CallResult result = wait_for(
         [&](std::uint64_t session) -> std::optional<CallResult> {
             if (host_->stop(handle, gate_->handle(), session)) return std::nullopt;
@@ -545,7 +545,6 @@ Value Node::Engine::stats() const {
     const std::shared_lock lock(life_mutex_);
     if (!running()) return Value(Table());
     Table stats = host_->node_stats();
-    if (network_ == nullptr) return Value(std::move(stats));
     const NetworkCounters& network = network_->counters();
     for (auto& [key, value] : stats) {
         if (key.string() != "counters") continue;
@@ -574,7 +573,13 @@ Value Node::Engine::stats() const {
     return Value(std::move(stats));
 }
 
-std::vector<std::string> Node::Engine::addresses() const { return {}; }
+std::vector<std::string> Node::Engine::addresses() const {
+    const std::shared_lock lock(life_mutex_);
+    std::vector<std::string> texts;
+    if (!running()) return texts;
+    for (const Address& address : network_->listening()) texts.push_back(address.text());
+    return texts;
+}
 
 void Node::Engine::log(LogLevel level, std::string_view text) {
     if (log_ != nullptr) log_->write(level, config_.name, text);

@@ -25,7 +25,6 @@
 #include <optional>
 #include <shared_mutex>
 #include <string>
-#include <unordered_set>
 #include <vector>
 
 #include "core/clock.h"
@@ -102,7 +101,6 @@ class Node::Engine {
     std::map<std::string, NativeServiceFactory> factories_;
     std::map<std::string, std::shared_ptr<const NativeModule>> modules_;
     std::function<void()> on_stopped_;
-    std::unordered_set<Handle> system_;  // handles that are no services
 
     // Made in this order, destroyed in reverse.
     std::unique_ptr<VirtualClock> virtual_clock_;

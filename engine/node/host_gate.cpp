@@ -73,9 +73,6 @@ void HostGate::receive(MessagePtr message) {
             (void)finish(message->session,
                          failed_call(Outcome::timeout, "no answer within the limit"));
             return;
-        case MessageKind::reload:
-            if (on_reload_) on_reload_();
-            return;
         default: answer_error(kernel_, std::move(message), "this is a host program, not a service");
     }
 }

@@ -37,9 +37,6 @@ class HostGate final : public Actor {
     void receive(MessagePtr message) override;
     Handle running_service() const override { return handle_; }
 
-    // Called with a reload message: the gate has no script.
-    void set_on_reload(std::function<void()> callback) { on_reload_ = std::move(callback); }
-
   private:
     struct Session {
         CallDone done;
@@ -47,8 +44,7 @@ class HostGate final : public Actor {
     };
 
     Kernel& kernel_;
-    Handle handle_;                    // constant after create()
-    std::function<void()> on_reload_;  // constant after the first service
+    Handle handle_;  // constant after create()
 
     std::mutex mutex_;
     // Guarded by mutex_.

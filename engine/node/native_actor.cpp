@@ -27,7 +27,7 @@ Promise& Promise::operator=(Promise&& other) noexcept {
 
 Promise::~Promise() { fail("the service dropped the request without an answer"); }
 
-void Promise::resolve(Values values) {
+void Promise::resolve(const Values& values) {
     const std::unique_ptr<State> state = std::move(state_);
     if (state == nullptr || state->request == nullptr) return;
     state->door->pass(
@@ -59,11 +59,11 @@ Status Request::unknown() const {
 
 std::uint64_t NativeService::self() const { return actor_->handle().value; }
 
-Status NativeService::send(const Receiver& to, std::string_view command, Values arguments) {
+Status NativeService::send(const Receiver& to, std::string_view command, const Values& arguments) {
     return actor_->send(to, command, arguments);
 }
 
-void NativeService::call(const Receiver& to, std::string_view command, Values arguments,
+void NativeService::call(const Receiver& to, std::string_view command, const Values& arguments,
                          CallDone done, std::int64_t limit_ms) {
     actor_->call(to, command, arguments, std::move(done), limit_ms);
 }
@@ -112,7 +112,7 @@ Result<Handle> start_native(NativeWorld& world, std::unique_ptr<NativeService> s
     NativeActor& native = *actor;
     native.set_options(start.options);
     ActorCell* cell = kernel.create_cell(std::move(actor));
-    const Result<Handle> handle = kernel.add_service(cell, nullptr, start.mailbox);
+    const Result<Handle> handle = kernel.add_service(cell, nullptr, start.mailbox, kNativeService);
     Status status = handle.status();
     if (handle.ok()) {
         native.set_cell(cell, handle.value());
@@ -192,9 +192,6 @@ void NativeActor::receive(MessagePtr message) {
         case MessageKind::stop: stop(std::move(message)); break;
         case MessageKind::kill: end("kill"); break;
         case MessageKind::inspect: stats(std::move(message)); break;
-        case MessageKind::reload:
-            if (world_.reload_skipped) world_.reload_skipped();
-            break;
         default: answer_error(kernel(), std::move(message), "not for a native service");
     }
     if (!exit_reason_.empty() && state_ != State::dead) {

@@ -40,13 +40,14 @@ class Door {
     Kernel* kernel_;  // guarded by mutex_
 };
 
+// The tag of native services in the registry; kLuaService is that of the others.
+inline constexpr std::uint8_t kNativeService = 2;
+
 // What native services need of their node.
 struct NativeWorld {
     Kernel& kernel;
     std::shared_ptr<Door> door;
     int call_limit_ms = 5000;
-    // Told of each reload message: there is no script to load again.
-    std::function<void()> reload_skipped;
 };
 
 struct NativeStart {

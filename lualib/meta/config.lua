@@ -64,17 +64,6 @@
 ---@field files integer? old files kept; default 5
 ---@field queue integer? records that may wait to be written; default 8192
 
----What a service may declare as `options` in its first table, so that a node checks what
----config.lua gives to it before anything starts: a table of these, or of names of types.
----@class perilune.OptionRule
----@field type "boolean"|"integer"|"number"|"string"|"table"|"any"
----@field default any? what the service takes when the option is left out
----@field min number?
----@field max number?
----@field choices string[]?
----@field required boolean?
----@field meaning string?
-
 ---A variable of the process's environment; only in config.lua. A default that is a number or a
 ---boolean makes it one, or an error of what can't be.
 ---@param name string

@@ -4,8 +4,8 @@
 //
 //     node.register_module("game.math", {
 //         {"clamp", [](perilune::Call& call) -> perilune::Values {
-//             const double value = call.number(1);
-//             return {std::clamp(value, call.number(2), call.number(3))};
+//             const double value = call.number(1), low = call.number(2), high = call.number(3);
+//             return {std::clamp(value, low, high)};
 //         }},
 //     });
 //     -- in Lua: local math = require "game.math"; math.clamp(7, 1, 5) --> 5

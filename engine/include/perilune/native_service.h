@@ -44,7 +44,7 @@ class Promise {
 
     // The caller's call returns `values`, or raises `message`. Any thread; only the first counts,
     // and nothing happens when the node has stopped meanwhile.
-    void resolve(Values values = {});
+    void resolve(const Values& values = {});
     void fail(std::string_view message);
 
   private:
@@ -117,12 +117,12 @@ class NativeService {
 
     // Sends a command that nobody waits for. Errors: dead, overloaded; unsupported or too_large
     // where `arguments` can't be sent.
-    Status send(const Receiver& to, std::string_view command, Values arguments = {});
+    Status send(const Receiver& to, std::string_view command, const Values& arguments = {});
 
     // Sends a request; `done` is called on this service's turn, once. `limit_ms` 0: no limit;
     // below 0: call_limit_ms of the config. When this service ends first, the outcome is
     // `cancelled`.
-    void call(const Receiver& to, std::string_view command, Values arguments, CallDone done,
+    void call(const Receiver& to, std::string_view command, const Values& arguments, CallDone done,
               std::int64_t limit_ms = -1);
 
     // Calls `action` once, or each `period_ms` (1 at least), on this service's turn, never early.
