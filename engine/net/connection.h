@@ -103,11 +103,11 @@ struct Connection {
     ConnectionId id;
     State state = State::free;
     CloseReason reason = CloseReason::closed;
-    bool accepted = false;   // else it connected
-    bool announced = false;  // opened or connected was posted, so closed must follow
-    bool dirty = false;      // on a worker's list of what to flush
-    bool blocked = false;    // the system takes no more: wait for writable
-    bool broken = false;     // sending has failed; what came before is still read
+    bool accepted = false;        // else it connected
+    bool announced = false;       // opened or connected was posted, so closed must follow
+    const void* dirty = nullptr;  // the worker's list of what to flush that it is on
+    bool blocked = false;         // the system takes no more: wait for writable
+    bool broken = false;          // sending has failed; what came before is still read
     bool peer_ended = false;
     bool wants_drained = false;
     bool half_open = false;

@@ -177,7 +177,10 @@ Network::Locked Network::find(ConnectionId id) {
 // Open, or will be.
 Network::Locked Network::find_writable_or_broken(ConnectionId id) {
     Locked locked = find(id);
-    if (!locked || locked->state > Connection::State::open) return {};
+    if (!locked || locked->state == Connection::State::free ||
+        locked->state > Connection::State::open) {
+        return {};
+    }
     return locked;
 }
 
@@ -201,9 +204,10 @@ void Network::later(ConnectionId id, void (Network::*task)(ConnectionId)) {
 
 // ---- the pool ----
 
-Connection* Network::take_connection(const StreamOptions& options, Handle owner) {
+// Comes locked, so that nobody who finds it by its owner meets it half made.
+Network::Locked Network::take_connection(const StreamOptions& options, Handle owner) {
     const ConnectionId id = connections_.add();
-    if (!id) return nullptr;
+    if (!id) return {};
     Connection* connection = nullptr;
     {
         const std::lock_guard lock(pool_mutex_);
@@ -215,41 +219,40 @@ Connection* Network::take_connection(const StreamOptions& options, Handle owner)
             free_connections_.pop_back();
         }
     }
-    {
-        const std::lock_guard lock(connection->mutex);
-        Connection& c = *connection;
-        c.pause.store(options.paused ? Connection::kByOwner : 0);
-        c.max_frame.store(options.max_frame);
-        c.undelivered.store(0);
-        c.last_receive_ns.store(kernel_.clock().coarse_ns());
-        c.discards.store(false);
-        c.sending.store(false);
-        c.id = id;
-        c.reason = CloseReason::closed;
-        c.accepted = c.announced = c.dirty = c.blocked = c.broken = false;
-        c.peer_ended = c.wants_drained = c.handing_over = c.finish_waits = false;
-        c.half_open = options.half_open;
-        c.no_delay = options.no_delay;
-        c.owner = owner;
-        c.former_owner = c.next_owner = {};
-        c.send_bytes = options.send_bytes == 0 ? UINT32_MAX : options.send_bytes;
-        c.send_packets = options.send_packets == 0 ? UINT32_MAX : options.send_packets;
-        c.stall_ms = options.stall_ms;
-        c.idle_ms = options.idle_ms;
-        c.close_ms = options.close_ms;
-        c.progress_ns = c.deadline_ns = c.watched_ns = 0;
-        c.peer = {};
-        c.listener = {};
-        c.listened_by = nullptr;
-        c.polled_id = 0;
-        c.reader = owner;
-        c.readable = c.ended = false;
-        c.decoder = FrameDecoder(options.framing);
-        c.pending_from = 0;
-        connections_.publish(id, connection);
-    }
-    own(*connection, owner);
-    return connection;
+    Locked taken{connection, std::unique_lock(connection->mutex)};
+    Connection& c = *connection;
+    c.pause.store(options.paused ? Connection::kByOwner : 0);
+    c.max_frame.store(options.max_frame);
+    c.undelivered.store(0);
+    c.last_receive_ns.store(kernel_.clock().coarse_ns());
+    c.discards.store(false);
+    c.sending.store(false);
+    c.id = id;
+    c.reason = CloseReason::closed;
+    c.accepted = c.announced = c.blocked = c.broken = false;
+    c.dirty = nullptr;
+    c.peer_ended = c.wants_drained = c.handing_over = c.finish_waits = false;
+    c.half_open = options.half_open;
+    c.no_delay = options.no_delay;
+    c.owner = owner;
+    c.former_owner = c.next_owner = {};
+    c.send_bytes = options.send_bytes == 0 ? UINT32_MAX : options.send_bytes;
+    c.send_packets = options.send_packets == 0 ? UINT32_MAX : options.send_packets;
+    c.stall_ms = options.stall_ms;
+    c.idle_ms = options.idle_ms;
+    c.close_ms = options.close_ms;
+    c.progress_ns = c.deadline_ns = c.watched_ns = 0;
+    c.peer = {};
+    c.listener = {};
+    c.listened_by = nullptr;
+    c.polled_id = 0;
+    c.reader = owner;
+    c.readable = c.ended = false;
+    c.decoder = FrameDecoder(options.framing);
+    c.pending_from = 0;
+    connections_.publish(id, connection);
+    own(c, owner);
+    return taken;
 }
 
 // Polling thread, mutex held; the id is not in the table any more.
@@ -419,36 +422,30 @@ void Network::admit_peer(Listener& listener, int descriptor, const Address& peer
             return transport_->close(descriptor, true);
         }
     }
-    Connection* connection = take_connection(options.stream, listener.owner);
-    if (connection == nullptr) {
+    Locked c = take_connection(options.stream, listener.owner);
+    if (!c) {
         counters_.refused_full.fetch_add(1);
         return transport_->close(descriptor, true);
     }
     ++listener.open;
     if (from_address != nullptr) ++*from_address;
     counters_.open.fetch_add(1);
-    const std::string text = peer.text();
-    PostResult posted = PostResult::dead;
-    bool watched = false;
-    {
-        const std::lock_guard lock(connection->mutex);
-        Connection& c = *connection;
-        c.state = Connection::State::open;
-        c.accepted = c.announced = true;
-        c.descriptor = descriptor;
-        c.peer = peer;
-        c.listener = listener.id;
-        c.listened_by = &listener;
-        c.polled_id = c.id.value;
-        watched = transport_->watch(descriptor, c.id.value) == 0;
-        if (c.idle_ms > 0) watch(c, now_ns() + c.idle_ms * kNsPerMs);
-        posted = post_event(c, c.owner, SocketEvent::opened, text);
-    }
-    if (posted == PostResult::dead) {
-        break_up(*connection, CloseReason::lost);
+    c->state = Connection::State::open;
+    c->accepted = c->announced = true;
+    c->descriptor = descriptor;
+    c->peer = peer;
+    c->listener = listener.id;
+    c->listened_by = &listener;
+    c->polled_id = c->id.value;
+    const bool watched = transport_->watch(descriptor, c->id.value) == 0;
+    if (c->idle_ms > 0) watch(*c, now_ns() + c->idle_ms * kNsPerMs);
+    if (post_event(*c, c->owner, SocketEvent::opened, peer.text()) == PostResult::dead) {
+        c->reason = CloseReason::lost;
+        finish(std::move(c));
         (void)close_listener(listener.id);
     } else if (!watched) {
-        break_up(*connection, CloseReason::aborted);
+        c->reason = CloseReason::aborted;
+        finish(std::move(c));
     }
 }
 
@@ -456,16 +453,12 @@ void Network::admit_peer(Listener& listener, int descriptor, const Address& peer
 
 Result<ConnectionId> Network::connect(Handle owner, const ConnectOptions& options) {
     if (stopping_.load()) return Status::error(StatusCode::unavailable, "the node is stopping");
-    if (options.port == 0)
-        return Status::error(StatusCode::invalid, "port 0 can't be connected to");
+    if (options.port == 0) return Status::error(StatusCode::invalid, "port 0 is none");
     const Result<Address> number = Address::parse(
         kernel_.seeded() && options.host != "*" ? "localhost" : options.host, options.port);
-    Connection* connection = take_connection(options.stream, owner);
-    if (connection == nullptr) {
-        return Status::error(StatusCode::unavailable, "all connection slots are in use");
-    }
-    std::unique_lock lock(connection->mutex);
-    Connection& c = *connection;
+    const Locked taken = take_connection(options.stream, owner);
+    if (!taken) return Status::error(StatusCode::unavailable, "all connection slots are in use");
+    Connection& c = *taken;
     const ConnectionId id = c.id;
     c.state = Connection::State::resolving;
     c.addresses = std::make_unique<std::vector<Address>>();
@@ -850,8 +843,9 @@ Status Network::queued(Connection& c) {
     if (c.broken) return dead_connection();
     if (!in_turn()) {
         flush(c);
-    } else if (!c.dirty && !c.blocked && !c.out.empty()) {
-        c.dirty = true;
+    } else if (c.dirty != &unflushed && !c.blocked && !c.out.empty()) {
+        // Also when another worker has it on its list: that one's turn may be a long one.
+        c.dirty = &unflushed;
         unflushed.push_back({this, &c, c.id});
     }
     return {};
@@ -868,7 +862,7 @@ void Network::flush_turn() {
         }
         const std::lock_guard lock(entry.connection->mutex);
         if (entry.connection->id != entry.id) continue;
-        entry.connection->dirty = false;
+        entry.connection->dirty = nullptr;
         flush(*entry.connection);
     }
     unflushed.resize(others);
@@ -969,7 +963,8 @@ void Network::begin_close(Connection& c, CloseReason reason) {
     c.discards.store(true);
     c.deadline_ns = now_ns() + std::max(c.close_ms, 1) * kNsPerMs;
     watch(c, c.deadline_ns);
-    if (!c.dirty) flush(c);
+    const bool leaves_with_the_turn = c.dirty == &unflushed && in_turn();
+    if (!leaves_with_the_turn) flush(c);
 }
 
 // Everything is sent, and the end now too. The descriptor stays until the peer has ended: to
@@ -1323,6 +1318,7 @@ void Network::sweep() {
     std::vector<Deadline> due;
     {
         const std::lock_guard lock(deadlines_mutex_);
+        if (armed_ns_ > now) return;  // the timer of a time that an earlier one has replaced
         while (!deadlines_.empty() && deadlines_.top().due_ns <= now) {
             due.push_back(deadlines_.top());
             deadlines_.pop();

@@ -267,7 +267,7 @@ class Network {
     void own(Connection& connection, Handle owner);
     void disown(Connection& connection);
 
-    Connection* take_connection(const StreamOptions& options, Handle owner);
+    Locked take_connection(const StreamOptions& options, Handle owner);
     void flush_turn();
     bool in_turn() const;
     void on_drained(ActorCell* cell);
