@@ -277,6 +277,22 @@ int service_shared(lua_State* L) {
     return 1;
 }
 
+// core_data(script) -> what the script returns, run anew in an empty environment
+int service_data(lua_State* L) {
+    std::size_t size = 0;
+    const char* name = luaL_checklstring(L, 1, &size);
+    Vm& vm = Vm::of(L);
+    vm.service(L);
+    lua_settop(L, 1);
+    lua_newtable(L);
+    const Result<std::shared_ptr<const Script>> script = vm.host().scripts().refresh({name, size});
+    Status status = script.status();
+    if (script.ok()) status = vm.push_script(L, script.value(), 2, false);
+    if (!status.ok()) return luaL_error(L, "%s", status.message());
+    lua_call(L, 0, 1);
+    return 1;
+}
+
 // env(name) -> value
 int service_env(lua_State* L) {
     const char* name = luaL_checkstring(L, 1);
@@ -338,6 +354,7 @@ const luaL_Reg kServiceFunctions[] = {
     {"core_settle", service_settle},
     {"core_reload", service_reload},
     {"core_shared", service_shared},
+    {"core_data", service_data},
     {"env", service_env},
     {"core_inspect", service_inspect},
     {"core_inspect_self", service_inspect_self},

@@ -115,6 +115,7 @@ struct Service {
     std::uint32_t timer_count = 0;
     std::uint32_t token_count = 0;
     std::uint32_t long_turns = 0;  // light: how often it held its group up
+    std::uint64_t long_turns_since = 0;  // cycles
     std::uint64_t cycles = 0;
 };
 

@@ -152,6 +152,10 @@ class Vm final : public Actor {
     // settled here.
     void settle_hook();
     void settle_kill();
+    Service* largest_service();
+    void end_for_memory(Service& service);
+    // Ends others of the group as long as one of them has most. True when that was enough.
+    bool end_largest_others();
     // Collects garbage; true when the VM is within its limit again.
     bool collect();
     void shrink();

@@ -19,6 +19,7 @@ namespace {
 constexpr int kPollInstructions = 1000;  // under ThreadSanitizer, where signals are deferred
 constexpr std::uint64_t kLongTurnMs = 5;
 constexpr std::uint32_t kLongTurns = 3;
+constexpr std::uint64_t kLongTurnsWithinMs = 60'000;
 
 }  // namespace
 
@@ -48,13 +49,11 @@ void Vm::hook(lua_State* L) {
     InterruptLevel requested;
     if (Watchdog::take_request(requested)) interrupt(requested);
 #endif
-    if (!killing_ && over_limit_ != 0) {
-        if (!collect()) {
-            killing_ = true;
-            kill_for_memory_ = true;
-            kill_text_ =
-                "the memory limit of " + std::to_string(arena_.limit() >> 20) + " MB was reached";
-        }
+    if (!killing_ && over_limit_ != 0 && !collect() && !end_largest_others()) {
+        killing_ = true;
+        kill_for_memory_ = true;
+        kill_text_ =
+            "the memory limit of " + std::to_string(arena_.limit() >> 20) + " MB was reached";
     }
     if (interrupt_level_ != 0) {
         const bool kill = interrupt_level_ == static_cast<int>(InterruptLevel::kill);
@@ -99,20 +98,39 @@ bool Vm::collect() {
     return arena_.used() <= arena_.limit() - arena_.limit() / 32;
 }
 
+Service* Vm::largest_service() {
+    Service* largest = services_;
+    for (Service* service = services_; service != nullptr; service = service->next) {
+        if (service->memory > largest->memory) largest = service;
+    }
+    return largest;
+}
+
+void Vm::end_for_memory(Service& service) {
+    host_.counters().memory_kills.fetch_add(1, std::memory_order_relaxed);
+    kernel().log().write(LogLevel::error, describe(service),
+                         "ended: the memory limit of " + std::to_string(arena_.limit() >> 20) +
+                             " MB was reached");
+    end_service(service, "memory");
+}
+
+bool Vm::end_largest_others() {
+    // In a group the one that has most pays, not the one that happens to run.
+    while (current_ != nullptr) {
+        Service* largest = largest_service();
+        if (largest == nullptr || largest == current_->service) return false;
+        end_for_memory(*largest);
+        if (collect()) return true;
+    }
+    return false;
+}
+
 void Vm::settle_hook() {
     interrupt_level_ = 0;
     disarm_hook();
     if (over_limit_ == 0 || collect()) return;
     // Passed by what C++ put there: no Lua was running, so the largest pays.
-    Service* largest = nullptr;
-    for (Service* service = services_; service != nullptr; service = service->next) {
-        if (largest == nullptr || service->memory > largest->memory) largest = service;
-    }
-    if (largest == nullptr) return;
-    host_.counters().memory_kills.fetch_add(1, std::memory_order_relaxed);
-    kernel().log().write(LogLevel::error, describe(*largest),
-                         "ended: the memory limit was reached");
-    end_service(*largest, "memory");
+    if (Service* largest = largest_service()) end_for_memory(*largest);
 }
 
 void Vm::settle_kill() {
@@ -136,6 +154,11 @@ void Vm::charge_to(Service* service) {
     if (charged_ != nullptr) {
         const std::uint64_t spent = now - charge_began_;
         charged_->cycles += spent;
+        if (spent > kLongTurnMs * cycles_per_ms() && now - charged_->long_turns_since >
+                                                          kLongTurnsWithinMs * cycles_per_ms()) {
+            charged_->long_turns = 0;
+            charged_->long_turns_since = now;
+        }
         if (spent > kLongTurnMs * cycles_per_ms() && ++charged_->long_turns == kLongTurns) {
             kernel().log().write(
                 LogLevel::warn, describe(*charged_),

@@ -5,7 +5,8 @@ local finish, native = core.finish, core.native
 local core_spawn, core_stop = native "core_spawn", native "core_stop"
 local core_claim, core_settle = native "core_claim", native "core_settle"
 local core_inspect, core_inspect_self = native "core_inspect", native "core_inspect_self"
-local core_reload, core_shared = native "core_reload", native "core_shared"
+local core_reload = native "core_reload"
+local core_shared, core_data = native "core_shared", native "core_data"
 
 ---@class perilune
 local services = {}
@@ -68,11 +69,12 @@ end
 ---Data that all services of the node read and nobody changes; one copy a node, replaced as a
 ---whole. Reading is `data.key`, `#data`, `pairs(data)`.
 ---@param name string
----@param value table|string? what it is from now on; or the name of a script that returns it
+---@param value table|string? what it is from now on; or the name of a script that returns it, run
+---anew in an empty environment: tables of a designer's, read again while players are online
 ---@return table? data nil when nothing has that name
 function services.shared(name, value)
   if value == nil then return core_shared(name) end
-  if type(value) == "string" then value = require(value) end
+  if type(value) == "string" then value = core_data(value) end
   if type(value) ~= "table" then
     error("perilune.shared: a table, or the name of a script that returns one", 2)
   end
