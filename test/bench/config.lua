@@ -1,0 +1,13 @@
+-- The node that a workload runs on: test/bench/launch starts it. BENCH_SCRIPT and BENCH_THREADS
+-- come from there, all else that a workload reads is in the process's environment too.
+
+-- luacheck: read globals env
+return {
+  name = "bench",
+  services = { { script = env("BENCH_SCRIPT", "w1") } },
+  trusted = { "w1", "w2", "w3", "w4", "w8" }, -- they read /proc and print; what they measure is not
+  paths = { "lua" },
+  workers = env("BENCH_THREADS", 1),
+  lua = { memory_mb = env("BENCH_MEMORY_MB", 1024) },
+  log = { level = "warn" },
+}

@@ -1,0 +1,194 @@
+-- What is run, and what is printed of it: returns {jobs, figures, growth}.
+--
+-- A job is a process: a workload (`script`) on a node of `threads` workers, or a program of the
+-- build. `env` are its BENCH_ variables, `smoke` those of a run only for correctness.
+-- A figure is a row of the table: names of results, or functions of all results.
+
+---@class bench.Job
+---@field name string
+---@field script string?
+---@field program string?
+---@field threads integer?
+---@field light boolean?
+---@field env table<string, string|number>?
+---@field smoke table<string, string|number>?
+---@field full boolean? only where BENCH_FULL=1
+
+---@class bench.Figure
+---@field name string
+---@field unit string
+---@field isolated string|fun(found: table<string, number>): number
+---@field light string|fun(found: table<string, number>): number
+---@field target number|fun(found: table<string, number>): number
+---@field light_target number? default: target
+---@field reference string|number?
+---@field reference_name string? Erlang, skynet: as measured once on a slower machine
+---@field lower boolean? less is better
+
+local jobs, figures, growth = {}, {}, {}
+
+-- A job for isolated services, and one for light ones.
+local function add(name, script, threads, env, smoke, options)
+  options = options or {}
+  for _, kind in ipairs(options.kinds or { "isolated", "light" }) do
+    jobs[#jobs + 1] = {
+      name = ("%s t%d %s"):format(name, threads, kind), script = script, threads = threads,
+      light = kind == "light", env = env, smoke = smoke, full = options.full,
+    }
+  end
+end
+
+local ISOLATED, LIGHT = { kinds = { "isolated" } }, { kinds = { "light" } }
+
+---- references ----
+
+jobs[#jobs + 1] = { name = "loop", program = "bench/loop", smoke = { N = 10000 } }
+jobs[#jobs + 1] = {
+  name = "plain", program = "bench/loop test/bench/lua/w8_plain.lua", smoke = { N = 100 },
+}
+for _, name in ipairs { "codec_bench", "arena_bench" } do
+  jobs[#jobs + 1] = { name = name, program = "bench/" .. name }
+end
+
+---- what is measured ----
+
+local SIZES = { 10, 1000, 10000 } -- services, for how cost grows
+
+for threads = 1, 2 do
+  add("W1", "w1", threads, { N = 1000000 }, { N = 2000 })
+  add("W2 1to1", "w2", threads, { MODE = "1to1", N = 2000000 }, { N = 20000 })
+  add("W2 4to1", "w2", threads, { MODE = "4to1", N = 2000000 }, { N = 20000 })
+  add("W2 ring", "w2", threads, { MODE = "ring", N = 4000000 }, { N = 5000, RING = 100 })
+end
+add("W3 cycle", "w3", 1, { MODE = "cycle", N = 5000 }, { N = 20 })
+add("W3 mem 2000", "w3", 2, { MODE = "mem", N = 2000 }, { N = 50, SETTLE_MS = 10 }, ISOLATED)
+add("W3 mem 10000", "w3", 2, { MODE = "mem", N = 10000 }, { N = 100, SETTLE_MS = 10 }, ISOLATED)
+add("W3 mem 100000", "w3", 2, { MODE = "mem", N = 100000 }, { N = 1000, SETTLE_MS = 10 }, LIGHT)
+add("W3 mem 1000000", "w3", 2, { MODE = "mem", N = 1000000 }, { N = 1000, SETTLE_MS = 10 },
+  { kinds = { "light" }, full = true })
+add("W4 timeouts", "w4", 2, { MODE = "timeouts", N = 100000 }, { N = 1000, MAX_MS = 200 }, ISOLATED)
+add("W4 sleep", "w4", 2, { MODE = "sleep", N = 1000 }, { N = 20, SECONDS = 0.2 }, ISOLATED)
+add("W4 idle", "w4", 2, { MODE = "idle" }, { SECONDS = 0.2 }, ISOLATED)
+add("W8", "w8", 1, { N = 100000 }, { N = 100 }, ISOLATED)
+for _, size in ipairs(SIZES) do
+  local few = math.min(size, 40)
+  add("W1 of " .. size, "w1", 1, { N = 400000, PAIRS = size / 2 }, { N = 1000, PAIRS = few / 2 })
+  if size ~= 1000 then
+    add("W2 ring of " .. size, "w2", 1, { MODE = "ring", N = 2000000, RING = size },
+      { N = 1000, RING = few })
+  end
+  add("W3 batch of " .. size, "w3", 1, { MODE = "batch", N = size }, { N = few })
+end
+
+---- rows ----
+
+-- Figures of isolated and light services whose results have the same names.
+local function row(name, unit, result, suffix, options)
+  options.name, options.unit = name, unit
+  options.isolated = result .. suffix
+  options.light = result .. "_light" .. suffix
+  figures[#figures + 1] = options
+end
+
+row("W1 call and reply, t1", "calls/s", "W1_call", "_t1",
+  { target = 1.0e6, reference = 591e3, reference_name = "Erlang" })
+row("W1 call and reply, t2", "calls/s", "W1_call", "_t2",
+  { target = 1.0e6, reference = 667e3, reference_name = "Erlang" })
+row("W2 one-way 1 to 1, t1", "messages/s", "W2_1to1", "_t1",
+  { target = 2.8e6, reference = 2.76e6, reference_name = "Erlang" })
+row("W2 one-way 1 to 1, t2", "messages/s", "W2_1to1", "_t2",
+  { target = 3.0e6, reference = 2.07e6, reference_name = "Erlang" })
+row("W2 one-way 4 to 1, t1", "messages/s", "W2_4to1", "_t1", {})
+row("W2 one-way 4 to 1, t2", "messages/s", "W2_4to1", "_t2",
+  { target = 2.5e6, reference = 483e3, reference_name = "moon" })
+row("W2 ring of 1,000, t1", "hops/s", "W2_ring", "_t1",
+  { target = 1.5e6, light_target = 2.4e6, reference = 2.3e6, reference_name = "Erlang" })
+row("W2 ring of 1,000, t2", "hops/s", "W2_ring", "_t2",
+  { target = 2.0e6, light_target = 3.5e6, reference = 3.4e6, reference_name = "Erlang" })
+
+-- CPU a message; a call is two.
+local function per_message(name, result, messages)
+  figures[#figures + 1] = {
+    name = name, unit = "ns CPU", lower = true,
+    isolated = function(found) return found[result .. "_t1"] * 1000 / messages end,
+    light = function(found) return found[result .. "_light_t1"] * 1000 / messages end,
+    target = function(found) return found.loop_interpreted * 1.5 end,
+    reference = "loop_interpreted", reference_name = "bare loop",
+  }
+end
+per_message("W1 a message", "W1_call_cpu", 2)
+per_message("W2 a message", "W2_1to1_cpu", 1)
+
+row("W3 create and end, t1", "services/s", "W3_cycle", "_t1",
+  { target = 6000, light_target = 200e3, reference = 362e3, reference_name = "Erlang" })
+row("W3 create 10,000, t1", "services/s", "W3_create_10000", "_t1",
+  { target = 6000, light_target = 200e3, reference = 362e3, reference_name = "Erlang" })
+row("W3 kill 10,000, t1", "services/s", "W3_kill_10000", "_t1", {})
+figures[#figures + 1] = {
+  name = "W3 memory of an idle service", unit = "KiB", lower = true,
+  isolated = "W3_mem_10000", light = "W3_mem_100000_light",
+  target = 40, light_target = 2.6, reference = 55.3, reference_name = "skynet",
+}
+figures[#figures + 1] = {
+  name = "W3 memory of 1,000,000 light", unit = "MiB", lower = true,
+  light = "W3_rss_1000000_light", light_target = 3072,
+}
+
+local function w4(name, unit, result, options)
+  options.name, options.unit, options.isolated = name, unit, result .. "_t2"
+  options.lower = true
+  figures[#figures + 1] = options
+end
+w4("W4 100,000 time-outs", "CPU s", "W4_cpu",
+  { target = 0.15, reference = 0.55, reference_name = "moon" })
+w4("W4 ... late, median", "ms", "W4_late_p50", {})
+w4("W4 ... late, 99 %", "ms", "W4_late_p99", { target = 2 })
+w4("W4 ... late, at most", "ms", "W4_late_max", {})
+w4("W4 1,000 tasks that sleep 10 ms", "CPU us", "W4_sleep_cpu", {})
+w4("W4 idle node", "% of a core", "W4_idle_cpu",
+  { target = 0.05, reference = 1.2, reference_name = "skynet" })
+
+local function w8(name, unit, result, options)
+  options.name, options.unit, options.isolated = name, unit, result
+  figures[#figures + 1] = options
+end
+w8("W8 player table, encode", "ops/s", "W8_codec_enc",
+  { target = 400e3, reference = "plain_buffer_enc", reference_name = "string.buffer" })
+w8("W8 player table, decode", "ops/s", "W8_codec_dec",
+  { target = 200e3, reference = "plain_buffer_dec", reference_name = "string.buffer" })
+local function within_5_percent(result)
+  return function(found) return found[result] * 0.95 end
+end
+w8("W8 JSON, encode", "MB/s", "W8_cjson_enc_mb", {
+  target = within_5_percent("plain_cjson_enc_mb"),
+  reference = "plain_cjson_enc_mb", reference_name = "lua-cjson",
+})
+w8("W8 JSON, decode", "MB/s", "W8_cjson_dec_mb", {
+  target = within_5_percent("plain_cjson_dec_mb"),
+  reference = "plain_cjson_dec_mb", reference_name = "lua-cjson",
+})
+
+---- how cost grows ----
+
+for _, kind in ipairs { "", "_light" } do
+  local words = kind == "" and ", isolated" or ", light"
+  local suffix = kind .. "_t1"
+  growth[#growth + 1] = {
+    name = "W1 call" .. words,
+    "W1_call_10_cpu" .. suffix, "W1_call_1000_cpu" .. suffix, "W1_call_10000_cpu" .. suffix,
+  }
+  growth[#growth + 1] = {
+    name = "W2 hop in a ring" .. words,
+    "W2_ring_10_cpu" .. suffix, "W2_ring_cpu" .. suffix, "W2_ring_10000_cpu" .. suffix,
+  }
+  growth[#growth + 1] = {
+    name = "W3 create" .. words,
+    "W3_create_cpu_10" .. suffix, "W3_create_cpu_1000" .. suffix, "W3_create_cpu_10000" .. suffix,
+  }
+  growth[#growth + 1] = {
+    name = "W3 kill" .. words,
+    "W3_kill_cpu_10" .. suffix, "W3_kill_cpu_1000" .. suffix, "W3_kill_cpu_10000" .. suffix,
+  }
+end
+
+return { jobs, figures, growth }
