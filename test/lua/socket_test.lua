@@ -6,6 +6,9 @@ local test = require "perilune.test"
 
 local HOST = "127.0.0.1"
 
+-- The group's VM counts among the services and outlives them, so it is there before the tests.
+function test.on_start() perilune.stop(perilune.spawn("socket_helper", {}, { group = "sockets" })) end
+
 local function listen(options)
   local listener = assert(socket.listen(options))
   return listener, listener.port
@@ -281,6 +284,53 @@ test("unread frames hold the peer up and none is lost", function()
   end
   expect(count, 3000)
   listener:close()
+end)
+
+test("a connection is handed over with everything that it was sent", function()
+  local helper = perilune.spawn("socket_helper", { tag = "second:" })
+  local listener, port = listen {
+    framing = "packet",
+    on_data = function(connection, data)
+      assert(connection:write("first:" .. data))
+      if data == "10" then assert(connection:hand_over(helper)) end
+    end,
+    on_close = function() error("it isn't ours any more") end,
+  }
+  local connection = assert(socket.connect(HOST, port, { framing = "packet" }))
+  for i = 1, 500 do connection:write(tostring(i)) end
+  for i = 1, 500 do
+    expect(connection:read(), (i <= 10 and "first:" or "second:") .. i)
+  end
+  connection:close()
+  eventually(function()
+    local opened, closed, reason = perilune.call(helper, "counts")
+    return opened == 1 and closed == 1 and reason == "ended"
+  end, "the helper's on_close")
+  perilune.stop(helper)
+  listener:close()
+end)
+
+test("light services of one VM have their own connections", function()
+  local first = perilune.spawn("socket_helper", { tag = "a:" }, { group = "sockets" })
+  local second = perilune.spawn("socket_helper", { tag = "b:" }, { group = "sockets" })
+  local connections = {}
+  for index, service in ipairs { first, second } do
+    local port = perilune.call(service, "listen")
+    connections[index] = assert(socket.connect(HOST, port, { framing = "packet" }))
+    connections[index]:write "x"
+  end
+  expect(connections[1]:read(), "a:x")
+  expect(connections[2]:read(), "b:x")
+  perilune.stop(first)
+  local data, message, code = connections[1]:read()
+  expect(data, nil)
+  expect(message, "closed")
+  expect(code, "ended")
+  connections[2]:write "y"
+  expect(connections[2]:read(), "b:y")
+  connections[2]:write "exit"
+  expect(connections[2]:read(), "last words")
+  expect(connections[2]:read(), nil)
 end)
 
 test("stats count", function()
