@@ -7,7 +7,9 @@ local test = require "perilune.test"
 local HOST = "127.0.0.1"
 
 -- The group's VM counts among the services and outlives them, so it is there before the tests.
-function test.on_start() perilune.stop(perilune.spawn("socket_helper", {}, { group = "sockets" })) end
+function test.on_start()
+  perilune.stop(perilune.spawn("socket_helper", {}, { group = "sockets" }))
+end
 
 local function listen(options)
   local listener = assert(socket.listen(options))
