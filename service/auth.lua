@@ -88,7 +88,6 @@ local function is_locked(name, address, now)
 end
 
 function client.account_login(key, body, address)
-  if not passwords.available then return refuse(STATUS.invalid_operation) end
   local name, now = body.uname:lower(), perilune.now()
   if #name > MAX_NAME_BYTES or #body.upwd > MAX_PASSWORD_BYTES then
     return refuse(STATUS.invalid_params)
@@ -109,7 +108,6 @@ end
 -- ---- accounts ----
 
 function client.register(uid, body)
-  if not passwords.available then return refuse(STATUS.invalid_operation) end
   local name = body.uname:lower()
   local bytes = #body.upwd
   if #name > MAX_NAME_BYTES or not name:find(NAME)

@@ -64,8 +64,8 @@ gateway.options = {
     meaning = "largest packet after login" },
   key_rest_ms = { type = "integer", default = 60000, min = 0, max = 3600000, unit = "ms",
     meaning = "how long the key of a dead session isn't used again" },
-  first_key = { type = "integer", min = 0, max = 2 ^ 31 - 1,
-    meaning = "where keys begin; default: anywhere" },
+  keys = { type = "integer", default = 2 ^ 31, min = 2, max = 2 ^ 31,
+    meaning = "how many keys there are" },
   routes = { type = "table", default = {},
     meaning = "who serves a service of the protocol: { scene = \"scene1\" }; default: its name" },
 }
@@ -81,7 +81,7 @@ local EMPTY_BODY = packet.wrap_json("null")
 ---@class gateway.Session
 ---@field connection perilune.socket.Connection
 ---@field address string as limits go by it: without the port
----@field key integer
+---@field key integer? nil when there is none left: it is closed at once
 ---@field uid integer? nil while not logged in
 ---@field epoch integer?
 ---@field seen table<string, integer> services that have had a packet of the uid, and its stype
@@ -200,13 +200,14 @@ local function free_rested(now)
   end
 end
 
+-- Nil when all keys are in use or rest.
 local function take_key(now)
   free_rested(now)
-  repeat
+  for _ = 1, settings.keys do
     local key = FIRST_KEY + next_key
-    next_key = (next_key + 1) % FIRST_KEY
+    next_key = (next_key + 1) % settings.keys
     if not by_key[key] and not resting[key] then return key end
-  until false
+  end
 end
 
 local function rest_key(key)
@@ -254,8 +255,8 @@ end
 
 -- ---- connections come and go ----
 
-local function limit_reached(address)
-  if open >= settings.max_connections
+local function limit_reached(address, key)
+  if not key or open >= settings.max_connections
       or pending >= math.max(1, settings.max_connections * settings.pending_share) then
     return "the server is full"
   end
@@ -281,13 +282,15 @@ end
 function gateway.on_open(connection, address)
   local now = perilune.now()
   address = limits.address(address)
-  local full = limit_reached(address)
+  local key = take_key(now)
+  local full = limit_reached(address, key)
   local session = {
-    connection = connection, address = address, key = take_key(now), seen = {}, form = JSON,
+    connection = connection, address = address, key = key, seen = {}, form = JSON,
     heard_at = now, pings = 0, login_by = now + settings.login_ms,
     bucket = limits.bucket(settings.rate, settings.burst, now), strikes = 0, is_pending = false,
   }
-  sessions[connection], by_key[session.key] = session, session
+  sessions[connection] = session
+  if key then by_key[key] = session end
   count "opened"
   count_open(session, 1)
   set_pending(session, true)
@@ -307,7 +310,7 @@ function gateway.on_close(connection, reason)
   set_pending(session, false)
   lose(session)
   sessions[connection] = nil
-  rest_key(session.key)
+  if session.key then rest_key(session.key) end
   count "closed"
   count_open(session, -1)
   if open == 0 and sweeper then
@@ -520,7 +523,7 @@ function gateway.login(key, uid, epoch)
   end
   if old then
     count "relogins"
-    send(old, "auth.relogin")
+    if game.commands["auth.relogin"] then send(old, "auth.relogin") end
     close(old, "relogin", "logged in elsewhere")
   end
   count "logins"
@@ -572,7 +575,7 @@ end
 function gateway.on_start(given)
   settings = options.read(gateway.options, given)
   for _, address in ipairs(settings.exempt) do exempt[address] = true end
-  next_key = settings.first_key or math.random(0, FIRST_KEY - 1)
+  next_key = math.random(0, settings.keys - 1)
   read_routes()
   address_buckets = limits.buckets(settings.address_rate, settings.address_burst, perilune.now())
   local made, message = socket.listen {

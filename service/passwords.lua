@@ -1,12 +1,8 @@
 -- What auth does with secrets: hashes of passwords and of guest keys. Salted and iterated
 -- HMAC-SHA-256; argon2id takes its place together with the database, behind the same functions.
-local has_crypto, crypto = pcall(require, "perilune.crypto")
+local crypto = require "perilune.crypto"
 
 local passwords = {}
-
----Without perilune.crypto there are no accounts with passwords, and keys of guests are kept as
----they are.
-passwords.available = has_crypto
 
 local ROUNDS = 2000
 local SALT_BYTES = 16
@@ -16,16 +12,6 @@ local function stretch(password, salt, rounds)
   local block = crypto.hmac_sha256(password, salt)
   for _ = 2, rounds do block = crypto.hmac_sha256(password, block) end
   return crypto.hex(block)
-end
-
--- In a time that doesn't tell where they differ.
-local function is_equal(a, b)
-  if #a ~= #b then return false end
-  local difference = 0
-  for i = 1, #a do
-    if a:byte(i) ~= b:byte(i) then difference = difference + 1 end
-  end
-  return difference == 0
 end
 
 ---@param password string
@@ -43,18 +29,16 @@ local UNKNOWN = FORM:format(ROUNDS, ("0"):rep(2 * SALT_BYTES), ("0"):rep(64))
 function passwords.verify(password, hash)
   local rounds, salt, wanted = (hash or UNKNOWN):match("^hmac%-sha256%$(%d+)%$(%x+)%$(%x+)$")
   if not rounds then return false end
-  return is_equal(stretch(password, salt, tonumber(rounds)), wanted) and hash ~= nil
+  return crypto.equal(stretch(password, salt, tonumber(rounds)), wanted) and hash ~= nil
 end
 
 ---@return string secret for hash_key
-function passwords.new_secret() return has_crypto and crypto.random_bytes(32) or "" end
+function passwords.new_secret() return crypto.random_bytes(32) end
 
 ---What is kept of a guest's key.
 ---@param secret string of the node
 ---@param key string
 ---@return string hash
-function passwords.hash_key(secret, key)
-  return has_crypto and crypto.hex(crypto.hmac_sha256(secret, key)) or key
-end
+function passwords.hash_key(secret, key) return crypto.hex(crypto.hmac_sha256(secret, key)) end
 
 return passwords
