@@ -287,6 +287,7 @@ local function encode(command, side, form, value, request_id, utag)
   if not codec and value ~= nil then
     error(("%s declares no %s"):format(command.name, side), 3)
   end
+  if value == nil and side == "request" and command.takes_nothing then value = {} end
   local body
   if form == protocol.BUF then
     body = codec and codec:encode(value) or ""

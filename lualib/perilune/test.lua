@@ -152,10 +152,15 @@ end
 
 -- ---- running ----
 
+local function add_traceback(message)
+  message = tostring(message)
+  return message:find("\nstack traceback:", 1, true) and message or debug.traceback(message, 2)
+end
+
 -- Runs a function in a task of its own. true, or false and why.
 local function run_within(body, ms)
   local done = new_token()
-  perilune.fork(function() wake(done, xpcall(body, debug.traceback)) end)
+  perilune.fork(function() wake(done, xpcall(body, add_traceback)) end)
   local ok, message = wait(done, ms)
   if ok then return true end
   if ok == nil and message == "timeout" then return false, ("took longer than %d ms"):format(ms) end
