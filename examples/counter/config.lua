@@ -1,0 +1,9 @@
+-- perilune examples/counter/config.lua
+return {
+  paths = { "." },
+  services = {
+    { script = "counter", options = { first = 10 } },
+    { script = "auth" },
+    { script = "gateway", options = { port = 6080 } },
+  },
+}
