@@ -1,0 +1,21 @@
+-- Tests that are not run by themselves: library_test.lua looks at what becomes of them.
+local perilune = require "perilune"
+local socket = require "perilune.socket"
+local test = require "perilune.test"
+
+local left, listener
+
+test("service", function() left = perilune.spawn "broken" end)
+
+test("timer", function()
+  perilune.kill(left)
+  perilune.every(60000, function() end)
+end)
+
+test("listener", function() listener = socket.listen {} end)
+
+test("clean", function() listener:close() end)
+
+test("slow", function() perilune.sleep(200) end, 50)
+
+return test

@@ -1,0 +1,86 @@
+-- The small libraries under the services: perilune.limits, perilune.options, perilune.test.
+local perilune = require "perilune"
+local limits = require "perilune.limits"
+local options = require "perilune.options"
+local test = require "perilune.test"
+
+test("a bucket allows its burst at once and its rate on average", function()
+  local bucket, passed = limits.bucket(10, 5, 0), 0
+  for now = 0, 999 do
+    if bucket:take(now) then passed = passed + 1 end
+  end
+  test.equal(passed, 14) -- 5 at once, and the tenth second's isn't full yet
+  test.ok(limits.bucket(0.5, 1, 0):take(0))
+end)
+
+test("buckets by key are apart, and forget", function()
+  local buckets = limits.buckets(1, 2, 0)
+  test.ok(buckets:take("a", 0) and buckets:take("a", 0) and not buckets:take("a", 0))
+  test.ok(buckets:take("b", 0))
+  test.ok(buckets:take("a", 1000) and not buckets:take("a", 1000))
+  for i = 1, 50000 do buckets:take(i, 1500) end
+  local kept = 0
+  for _ in pairs(buckets._map._young) do kept = kept + 1 end
+  for _ in pairs(buckets._map._old) do kept = kept + 1 end
+  test.ok(kept <= 20000, kept)
+end)
+
+test("a lock-out begins, ends, and is forgotten after a success", function()
+  local lockout = limits.lockout(3, 1000, 0)
+  for _ = 1, 2 do lockout:fail("a", 0) end
+  test.ok(not lockout:is_locked("a", 0))
+  lockout:forget "a"
+  for _ = 1, 2 do lockout:fail("a", 10) end
+  test.ok(not lockout:is_locked("a", 10))
+  lockout:fail("a", 20)
+  test.ok(lockout:is_locked("a", 20) and lockout:is_locked("a", 1019))
+  test.ok(not lockout:is_locked("a", 1020))
+  test.ok(not lockout:is_locked("b", 20))
+  for i = 1, 3 do lockout:fail("slow", i * 900) end
+  test.ok(not lockout:is_locked("slow", 2700), "failures grow old")
+end)
+
+test("limits go by address, in IPv6 by network", function()
+  for address, wanted in pairs {
+    ["192.0.2.1:5000"] = "192.0.2.1", ["192.0.2.1"] = "192.0.2.1", ["[::1]:5000"] = "::1",
+    ["[2001:db8:1:2:3:4:5:6]:80"] = "2001:db8:1:2::/64", ["2001:db8::1"] = "2001:db8:0:0::/64",
+    ["[2001:db8:1:2::9]:1"] = "2001:db8:1:2::/64", ["[fe80::1:2:3:4:5]:1"] = "fe80:0:0:1::/64",
+    ["[::ffff:192.0.2.1]:80"] = "192.0.2.1",
+  } do
+    test.equal(limits.address(address), wanted, address)
+  end
+end)
+
+test("options have defaults and limits", function()
+  local declared = {
+    port = { type = "integer", default = 6080, min = 0, max = 65535, meaning = "TCP port" },
+    mode = { type = "string", choices = { "fast", "slow" }, meaning = "how" },
+    name = { type = "string", required = true, meaning = "whose" },
+  }
+  test.equal(options.read(declared, { name = "x" }), { port = 6080, name = "x" })
+  test.equal(options.read(declared, { name = "x", mode = "slow", port = 0 }).port, 0)
+  local function refuses(given, pattern)
+    test.raises(function() options.read(declared, given) end, pattern)
+  end
+  refuses({}, "option name is missing %(whose%)")
+  refuses({ name = "x", port = 1.5 }, "option port has to be of type integer")
+  refuses({ name = "x", port = -1 }, "has to be from 0 to 65535")
+  refuses({ name = "x", mode = "odd" }, "option mode can't be odd")
+  refuses({ name = "x", prot = 1 }, "there is no option prot")
+end)
+
+test("what a test leaves behind fails it", function()
+  local handle = perilune.spawn("leftover_tests")
+  local results = perilune.call_within(60000, handle, "run")
+  perilune.stop(handle)
+  local texts = {}
+  for i, result in ipairs(results) do
+    texts[i] = result.name .. ": " .. (result.ok and "ok" or result.message:match("[^\n]*"))
+  end
+  test.equal(texts, {
+    "service: left behind: 1 services", "timer: left behind: 1 timers",
+    "listener: left behind: 1 listeners", "clean: ok", "slow: took longer than 50 ms",
+  })
+end)
+
+return test

@@ -1,0 +1,198 @@
+-- Each limit of the gateway, hit with small numbers.
+local perilune = require "perilune"
+local bot = require "perilune.bot"
+local packet = require "perilune.packet"
+local protocol = require "perilune.protocol"
+local test = require "perilune.test"
+local world = require "world"
+
+local JSON = protocol.JSON
+
+local function enter_fully(port)
+  local player = world.player(port)
+  test.ok(player:request("talkroom.exit"))
+  return player
+end
+
+test("who doesn't log in in time is closed", function()
+  world.with({ gateway = { login_ms = 200 } }, function(port)
+    local started = perilune.now()
+    local silent, talking, player = world.connect(port), world.connect(port), world.player(port)
+    for _ = 1, 5 do
+      perilune.sleep(30)
+      talking:send("protocol.ping")
+    end
+    test.equal(world.wait_closed(silent), "login_timeout")
+    test.equal(world.wait_closed(talking), "login_timeout")
+    local took = perilune.now() - started
+    test.ok(took >= 200 and took < 600, took)
+    test.ok(player:request("talkroom.exit"), "who is logged in stays")
+    test.equal(world.stats().login_timeouts, 2)
+    player:close()
+  end)
+end)
+
+test("waiting for auth doesn't count as time to log in", function()
+  local waiting
+  local function on_packet(data, key)
+    if packet.header(data) == 2 then waiting = key end
+  end
+  world.with_gateway({ login_ms = 150, login_wait_ms = 5000 }, on_packet, function(port)
+    local player = world.connect(port)
+    player:send("auth.guest_login", bot.new_key())
+    perilune.sleep(400)
+    test.ok(not player.closed)
+    test.equal(perilune.call("gateway", "login", waiting, 7, 1), true)
+    perilune.sleep(200)
+    test.ok(not player.closed)
+    player:close()
+  end)
+end)
+
+test("an auth that never answers costs the connection in the end", function()
+  world.with_gateway({ login_ms = 100, login_wait_ms = 300 }, function() end, function(port)
+    local player, started = world.connect(port), perilune.now()
+    player:send("auth.guest_login", bot.new_key())
+    test.equal(world.wait_closed(player), "login_timeout")
+    test.ok(perilune.now() - started >= 300)
+  end)
+end)
+
+test("a silent client is pinged, and closed when it doesn't answer", function()
+  world.with({ gateway = { ping_ms = 100 } }, function(port)
+    local answering, dead = world.player(port), world.player(port)
+    local pings = 0
+    dead.connection.on_data = function(_, data)
+      local stype, ctype = packet.header(data)
+      if stype == 0 and ctype == 2 then pings = pings + 1 end
+    end
+    test.eventually(function() return dead.closed end)
+    test.equal(pings, 2)
+    perilune.sleep(300)
+    test.ok(not answering.closed, "pong is life")
+    test.ok(answering:request("talkroom.exit"))
+    test.equal(world.stats().idle, 1)
+    answering:close()
+  end)
+end)
+
+test("a session over its rate is refused, then closed; others are not", function()
+  local limits = { rate = 10, burst = 5, max_strikes = 20 }
+  world.with({ gateway = limits }, function(port)
+    local fast, other = enter_fully(port), enter_fully(port)
+    for i = 1, 4 do fast:send("protocol.ping", nil, i) end
+    local codes = {}
+    for _ = 1, 4 do
+      local name, body = fast:next()
+      codes[#codes + 1] = body and type(body) == "table" and body.code or name
+    end
+    test.equal(codes, { "protocol.pong", "protocol.pong", "protocol.pong", "too_fast" })
+    perilune.sleep(200)
+    fast:send("protocol.ping")
+    test.equal(fast:next(), "protocol.pong", "it may go on, slower")
+    for _ = 1, 40 do fast:send("protocol.ping") end
+    test.equal(world.wait_closed(fast), "flooding")
+    local errors = 0
+    for _, push in ipairs(fast._pushes) do
+      if push[1] == "protocol.error" then errors = errors + 1 end
+    end
+    test.equal(errors, 0, "told once a second")
+    test.ok(other:request("talkroom.exit"))
+    other:close()
+    world.wait_for("flooding", 1)
+  end)
+end)
+
+test("the rate of an address holds for all its connections together", function()
+  local limits = { address_rate = 10, address_burst = 10, exempt = {} }
+  world.with({ gateway = limits, auth = { exempt = {} } }, function(port)
+    local players = {}
+    for i = 1, 3 do players[i] = world.player(port) end -- 3 of 10
+    for i = 1, 10 do players[i % 3 + 1]:send("protocol.ping", nil, i) end
+    test.eventually(function() return world.stats().too_fast >= 3 end)
+    for _, player in ipairs(players) do player:close() end
+  end)
+end)
+
+test("an address may have so many connections, and so many not logged in", function()
+  local limits = { max_per_address = 5, max_pending = 3, exempt = {} }
+  world.with({ gateway = limits }, function(port)
+    local pending = {}
+    for i = 1, 3 do pending[i] = world.connect(port) end
+    local over = world.connect(port)
+    test.equal(world.wait_closed(over), "full")
+    test.equal(over.closing.text, "too many connections from your address")
+    for i = 1, 3 do test.ok(pending[i]:login()) end
+    local more = { world.player(port), world.player(port) }
+    test.equal(world.wait_closed(world.connect(port)), "full")
+    more[1]:close()
+    world.wait_for("sessions", 4)
+    more[1] = world.player(port)
+    for _, player in ipairs(pending) do player:close() end
+    for _, player in ipairs(more) do player:close() end
+    world.wait_for("sessions", 0)
+    test.equal(world.stats().full, 2)
+    test.equal(world.stats().pending, 0)
+  end)
+end)
+
+test("a quarter of the places is for those not logged in", function()
+  world.with({ gateway = { max_connections = 8 } }, function(port)
+    local pending = { world.connect(port), world.connect(port) }
+    test.equal(world.wait_closed(world.connect(port)), "full")
+    local players = {}
+    for i, player in ipairs(pending) do
+      test.ok(player:login())
+      players[i] = player
+    end
+    for i = 3, 8 do players[i] = world.player(port) end
+    test.equal(world.wait_closed(world.connect(port)), "full")
+    for _, player in ipairs(players) do player:close() end
+  end)
+end)
+
+test("frames are small before login and large after", function()
+  world.with({}, function(port)
+    local body = packet.wrap_json(('"%s"'):format(("x"):rep(4096)))
+    local large = packet.make(1, 5, 0, JSON, body)
+    local stranger = world.connect(port)
+    stranger.connection:write(large)
+    test.eventually(function() return stranger.closed end)
+    world.wait_for("malformed", 1)
+
+    local player = world.player(port)
+    player.connection:write(large)
+    test.equal({ player:next() }, { "talkroom.send_message",
+      { status = protocol.status.not_in_room, id = 0 } })
+    player.connection:write(packet.make(1, 5, 0, JSON, ("x"):rep(65523)))
+    test.equal(world.wait_closed(player), "malformed", "65,533 bytes are read")
+  end)
+end)
+
+test("announcing much and sending none costs nothing", function()
+  world.with({ gateway = { max_connections = 1000 } }, function(port)
+    local before = perilune.stats("gateway").memory
+    local clients = {}
+    for i = 1, 100 do
+      clients[i] = world.raw(port)
+      clients[i]:write("\0\16") -- 4,096
+    end
+    world.wait_for("sessions", 100)
+    test.ok(perilune.stats("gateway").memory - before < 1e6)
+    test.equal(world.stats().packets_in, 0)
+    for _, client in ipairs(clients) do client:close() end
+  end)
+end)
+
+test("options that are wrong don't start it", function()
+  local function start(options) return function() perilune.spawn("gateway", options) end end
+  test.raises(start { port = 70000 }, "option port has to be from 0 to 65535, but is 70000")
+  test.raises(start { port = "6080" }, "option port has to be of type integer")
+  test.raises(start { prot = 6080 }, "there is no option prot")
+  test.raises(start(5), "options are a table")
+  world.with({}, function(port)
+    test.raises(start { port = port }, "in use")
+  end)
+end)
+
+return test
