@@ -929,6 +929,7 @@ TEST_F(NetworkTest, stopping_delivers_and_closes_everything) {
     EXPECT_EQ(client.read_all(), "last words\n");
     client.close();
     EXPECT_TRUE(all_closed());
+    ASSERT_TRUE(server.wait(SocketEvent::closed));
     EXPECT_EQ(server.last(SocketEvent::closed).data, "stopping");
     EXPECT_FALSE(network().listen(server.handle, options(FramingKind::line)).ok());
 }
