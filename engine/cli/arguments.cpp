@@ -55,8 +55,8 @@ bool Arguments::flag(const std::string& name) {
     return false;
 }
 
-std::string Arguments::problem() const {
-    if (!problem_.empty()) return problem_;
+std::string Arguments::problem(bool strict) const {
+    if (!problem_.empty() || !strict) return problem_;
     for (const std::string& word : words_) {
         if (word.size() > 1 && word[0] == '-') return "there is no option " + word;
     }

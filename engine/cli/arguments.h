@@ -23,12 +23,11 @@ class Arguments {
     // Whether --name stands there; it is taken out.
     bool flag(const std::string& name);
 
-    // What is left, once all options have been asked for. Options among it are unknown: see
-    // problem().
+    // What is left, once all options have been asked for.
     const std::vector<std::string>& rest() const { return words_; }
 
-    // What is wrong, in one line; "" when nothing is.
-    std::string problem() const;
+    // What is wrong, in one line; "" when nothing is. With `strict` options that are left are.
+    std::string problem(bool strict = true) const;
 
   private:
     bool take(const std::string& name, std::string& value);

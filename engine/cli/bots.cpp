@@ -35,6 +35,9 @@ int bots(Arguments& arguments) {
         {"seconds", arguments.number("seconds", 10, 1, 86'400)},
         {"rate", arguments.number("rate", 1, 0, 1'000'000)},
     };
+    if (const std::string problem = arguments.problem(false); !problem.empty()) {
+        return misuse("bots", problem);
+    }
     std::string mode;
     for (const std::string& word : arguments.rest()) {
         std::string name;

@@ -79,6 +79,7 @@ Node::Engine::~Engine() {
     // they refer to what is destroyed before it.
     if (kernel_ != nullptr) kernel_->stop();
     if (natives_ != nullptr) natives_->door->shut();
+    gate_.reset();
     host_.reset();
     network_.reset();
 }
@@ -214,8 +215,7 @@ Status Node::Engine::build() {
 
     if (Status status = network_->start(); !status.ok()) return status;
     kernel_->start();
-    gate_ = HostGate::create(*kernel_);
-    if (gate_ == nullptr) return Status::error(StatusCode::internal, "no slot for a service");
+    gate_ = std::make_unique<HostGate>(*kernel_);
     return {};
 }
 
@@ -367,7 +367,7 @@ bool Node::Engine::stop_others(std::int64_t deadline_ns) {
         const auto waiting = std::make_shared<std::atomic<std::size_t>>(handles.size());
         for (const Handle handle : handles) {
             const auto done = [waiting](const CallResult&) { waiting->fetch_sub(1); };
-            const std::uint64_t session = gate_->open(done, 0);
+            const std::uint64_t session = gate_->open(done);
             if (!host_->stop(handle, gate_->handle(), session)) {
                 (void)gate_->finish(session, failed_call(Outcome::dead, {}));
             }
@@ -419,16 +419,15 @@ bool Node::Engine::wait(int limit_ms) {
 CallResult Node::Engine::wait_for(const Begin& begin, std::int64_t limit_ms) {
     if (on_worker()) return not_here();
     const auto waiter = std::make_shared<Waiter>();
-    // In virtual time the limit is a timer; else this thread looks at the clock itself, so that
-    // it returns in time even when all workers are stuck.
-    const bool by_timer = seeded();
-    const std::uint64_t session = gate_->open(
-        [waiter](CallResult result) { waiter->leave(std::move(result)); }, by_timer ? limit_ms : 0);
+    const std::uint64_t session =
+        gate_->open([waiter](CallResult result) { waiter->leave(std::move(result)); });
     if (session == 0) return not_running();
     if (std::optional<CallResult> failure = begin(session)) {
         (void)gate_->finish(session, std::move(*failure));
     }
-    if (!waiter->wait(by_timer || limit_ms <= 0 ? 0 : deadline_after(limit_ms))) {
+    // This thread looks at the clock itself, so that it returns in time even when all workers are
+    // stuck.
+    if (!waiter->wait(limit_ms <= 0 ? 0 : deadline_after(limit_ms))) {
         (void)gate_->finish(
             session,
             failed_call(Outcome::timeout, "no answer within " + std::to_string(limit_ms) + " ms"));
@@ -510,15 +509,15 @@ void Node::Engine::call_async(const Receiver& to, std::string_view command, cons
     std::uint64_t session = 0;
     if (running()) {
         session =
-            gate_->open([shared_done](CallResult result) { (*shared_done)(std::move(result)); },
-                        limit_ms < 0 ? config_.call_limit_ms : limit_ms);
+            gate_->open([shared_done](CallResult result) { (*shared_done)(std::move(result)); });
     }
     if (session == 0) {
         (*shared_done)(not_running());
-        return;
-    }
-    if (std::optional<CallResult> failure = begin_call(to, command, arguments, session)) {
+    } else if (std::optional<CallResult> failure = begin_call(to, command, arguments, session)) {
         (void)gate_->finish(session, std::move(*failure));
+    } else {
+        const std::shared_lock lock(life_mutex_);
+        if (running()) gate_->limit(session, limit_ms < 0 ? config_.call_limit_ms : limit_ms);
     }
 }
 

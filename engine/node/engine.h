@@ -111,7 +111,7 @@ class Node::Engine {
     std::unique_ptr<Network> network_;
     std::unique_ptr<LuaHost> host_;
     std::unique_ptr<NativeWorld> natives_;
-    HostGate* gate_ = nullptr;
+    std::unique_ptr<HostGate> gate_;
 
     std::atomic<State> state_{State::fresh};  // written under state_mutex_
     mutable std::shared_mutex life_mutex_;    // shared: the kernel runs on meanwhile

@@ -7,31 +7,43 @@
 
 namespace perilune {
 
-HostGate* HostGate::create(Kernel& kernel) {
-    auto actor = std::make_unique<HostGate>(kernel);
-    HostGate* gate = actor.get();
-    ActorCell* cell = kernel.create_cell(std::move(actor));
-    const Result<Handle> handle = kernel.add_service(cell, nullptr);
-    if (!handle.ok()) return nullptr;  // the first service: there is a slot
-    gate->handle_ = handle.value();
-    gate->timers_ = std::make_unique<OwnerTimers>(handle.value());
-    kernel.launch(cell);
-    return gate;
-}
+// The gate's actor.
+class HostGate::Receptionist final : public Actor {
+  public:
+    explicit Receptionist(HostGate& gate) : gate_(gate) {}
+    // The first service of a kernel: it gets a handle.
+    static Handle launch(HostGate& gate, Kernel& kernel) {
+        ActorCell* cell = kernel.create_cell(std::make_unique<Receptionist>(gate));
+        const Result<Handle> handle = kernel.add_service(cell, nullptr);
+        kernel.launch(cell);
+        return handle.ok() ? handle.value() : Handle{};
+    }
+    void receive(MessagePtr message) override { gate_.receive(std::move(message)); }
+    Handle running_service() const override { return gate_.handle(); }
+
+  private:
+    HostGate& gate_;
+};
+
+HostGate::HostGate(Kernel& kernel)
+    : kernel_(kernel), handle_(Receptionist::launch(*this, kernel)), timers_(handle_) {}
 
 HostGate::~HostGate() { close("the node has stopped"); }
 
-std::uint64_t HostGate::open(CallDone done, std::int64_t limit_ms) {
+std::uint64_t HostGate::open(CallDone done) {
     const std::lock_guard lock(mutex_);
     if (closed_) return 0;
     const std::uint64_t session = next_session_++;
-    TimerId limit;
-    if (limit_ms > 0) {
-        const std::int64_t due = TimerWheel::due_after(kernel_.clock().now_ns(), limit_ms);
-        limit = kernel_.add_timer(*timers_, session, due);
-    }
-    sessions_.emplace(session, Session{std::move(done), limit});
+    sessions_.emplace(session, Session{std::move(done), {}});
     return session;
+}
+
+void HostGate::limit(std::uint64_t session, std::int64_t limit_ms) {
+    const std::lock_guard lock(mutex_);
+    const auto found = sessions_.find(session);
+    if (found == sessions_.end() || limit_ms <= 0) return;
+    const std::int64_t due = TimerWheel::due_after(kernel_.clock().now_ns(), limit_ms);
+    found->second.limit = kernel_.add_timer(timers_, session, due);
 }
 
 bool HostGate::finish(std::uint64_t session, CallResult result) {
@@ -41,7 +53,7 @@ bool HostGate::finish(std::uint64_t session, CallResult result) {
         const auto found = sessions_.find(session);
         if (found == sessions_.end()) return false;
         done = std::move(found->second.done);
-        if (found->second.limit) kernel_.cancel_timer(*timers_, found->second.limit);
+        if (found->second.limit) kernel_.cancel_timer(timers_, found->second.limit);
         sessions_.erase(found);
     }
     done(std::move(result));
@@ -54,7 +66,7 @@ void HostGate::close(std::string_view reason) {
         const std::lock_guard lock(mutex_);
         closed_ = true;
         sessions.swap(sessions_);
-        if (timers_ != nullptr) kernel_.timers().cancel_all(*timers_);
+        kernel_.timers().cancel_all(timers_);
     }
     for (auto& [session, entry] : sessions) {
         entry.done(failed_call(Outcome::cancelled, std::string(reason)));

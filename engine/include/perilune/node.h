@@ -6,7 +6,8 @@
 // Threads:   register_*() and on_stopped() before start(), on one thread. After that all functions
 //            from any thread that is not one of the node's own. Those that wait (spawn, call,
 //            stop, wait, reload) refuse on the node's workers, where they would wait for
-//            themselves; send, call_async and stats may be used there.
+//            themselves; send, call_async and stats may be used there. Their limits are real
+//            time, also where the node's own time is virtual.
 // Ownership: a Node owns everything of the engine. Values are copied in and out. Nothing is
 //            global: nodes in one process don't know of each other.
 //

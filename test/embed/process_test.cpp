@@ -1,0 +1,273 @@
+// The program as its user meets it: start, signals, exit codes. Promise 33 in small.
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <chrono>
+
+#include "process.h"
+
+namespace perilune::test {
+namespace {
+
+// A service that is busy from its start, and says goodbye late if it is told to.
+constexpr const char* kLoad = R"(
+local perilune = require "perilune"
+local load, wrote = {}, 0
+function load.on_start(options)
+  load.options = options
+  for i = 1, 20 do
+    perilune.fork(function()
+      while true do
+        perilune.call("store", "write", i)
+        wrote = wrote + 1
+      end
+    end)
+  end
+end
+function load.on_stop()
+  perilune.log.info("load stops")
+  perilune.sleep(load.options.goodbye_ms)
+end
+return load
+)";
+
+constexpr const char* kStore = R"(
+local perilune = require "perilune"
+local store, count = {}, 0
+function store.write() count = count + 1 return count end
+function store.on_stop()
+  perilune.log.info("store stops after %s", count > 100 and "many writes" or "few writes")
+end
+return store
+)";
+
+constexpr const char* kListener = R"(
+local perilune = require "perilune"
+local socket = require "perilune.socket"
+local listener = {}
+function listener.on_start(options)
+  assert(socket.listen { host = "127.0.0.1", port = options.port })
+end
+return listener
+)";
+
+class ProgramTest : public testing::Test {
+  protected:
+    void SetUp() override {
+        if (node_program().empty()) GTEST_SKIP() << "the program is not built";
+        folder_.write("service/load.lua", kLoad);
+        folder_.write("service/store.lua", kStore);
+        folder_.write("service/listener.lua", kListener);
+    }
+
+    Process run(const std::vector<std::string>& words) const {
+        std::vector<std::string> command = {node_program()};
+        command.insert(command.end(), words.begin(), words.end());
+        return {folder_.path(), command};
+    }
+    void write_load(int goodbye_ms, const std::string& more = {}) const {
+        folder_.write("config.lua",
+                      "return { workers = 2, services = { { script = \"store\" }, { script = "
+                      "\"load\", options = { goodbye_ms = " +
+                          std::to_string(goodbye_ms) + " } } }, " + more + " }");
+    }
+
+    Folder folder_;
+};
+
+TEST_F(ProgramTest, sigterm_under_load_stops_in_order_and_exits_with_0) {
+    write_load(10);
+    for (const int number : {SIGTERM, SIGINT}) {
+        Process node = run({});
+        ASSERT_TRUE(node.printed("runs 2 services")) << node.output();
+        usleep(200'000);
+        node.signal(number);
+        EXPECT_EQ(node.wait(20'000), 0) << node.output();
+        const std::size_t load = node.output().find("load stops");
+        const std::size_t store = node.output().find("store stops after many writes");
+        EXPECT_NE(load, std::string::npos) << node.output();
+        EXPECT_NE(store, std::string::npos) << node.output();
+        EXPECT_LT(load, store) << node.output();
+    }
+}
+
+TEST_F(ProgramTest, a_second_sigterm_ends_the_process_at_once) {
+    write_load(60'000);
+    Process node = run({});
+    ASSERT_TRUE(node.printed("runs 2 services")) << node.output();
+    node.signal(SIGTERM);
+    ASSERT_TRUE(node.printed("load stops")) << node.output();
+    const auto began = std::chrono::steady_clock::now();
+    node.signal(SIGTERM);
+    EXPECT_EQ(node.wait(), 128 + SIGTERM) << node.output();
+    EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(2));
+}
+
+TEST_F(ProgramTest, what_does_not_stop_within_the_limit_is_killed_and_the_exit_code_says_so) {
+    write_load(60'000, "stop_limit_ms = 500");
+    Process node = run({"config.lua"});
+    ASSERT_TRUE(node.printed("runs 2 services")) << node.output();
+    node.signal(SIGTERM);
+    EXPECT_EQ(node.wait(10'000), 1) << node.output();
+    EXPECT_NE(node.output().find("did not stop in time"), std::string::npos) << node.output();
+}
+
+TEST_F(ProgramTest, a_node_that_is_starting_can_be_stopped) {
+    folder_.write("service/slow.lua", R"(
+        local perilune = require "perilune"
+        return { on_start = function() perilune.log.info("slow starts") perilune.sleep(60000) end }
+    )");
+    folder_.write("config.lua", "return { services = { { script = \"slow\" } } }");
+    Process node = run({});
+    ASSERT_TRUE(node.printed("slow starts")) << node.output();
+    node.signal(SIGTERM);
+    EXPECT_EQ(node.wait(15'000), 0) << node.output();
+}
+
+TEST_F(ProgramTest, sighup_loads_changed_scripts_again_and_the_node_goes_on) {
+    const std::string before =
+        "local perilune = require 'perilune'\nlocal ticker = {}\n"
+        "function ticker.on_start() perilune.every(20, 'on_tick') end\n"
+        "function ticker.on_tick() perilune.log.info('OLD') end\n"
+        "return ticker\n";
+    folder_.write("service/ticker.lua", before);
+    folder_.write("config.lua", "return { services = { { script = \"ticker\" } } }");
+    Process node = run({});
+    ASSERT_TRUE(node.printed("OLD")) << node.output();
+    node.signal(SIGHUP);
+    EXPECT_TRUE(node.printed("no script has changed")) << node.output();
+    std::string after = before;
+    after.replace(after.find("OLD"), 3, "NEW");
+    folder_.write("service/ticker.lua", after);
+    node.signal(SIGHUP);
+    EXPECT_TRUE(node.printed("NEW")) << node.output();
+    folder_.write("service/ticker.lua", "return {");
+    node.signal(SIGHUP);
+    EXPECT_TRUE(node.printed("ticker.lua:1: ")) << node.output();
+    node.signal(SIGTERM);
+    EXPECT_EQ(node.wait(), 0) << node.output();
+}
+
+TEST_F(ProgramTest, a_port_in_use_is_one_message_with_line_key_and_address) {
+    const int taken = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    ASSERT_EQ(bind(taken, reinterpret_cast<sockaddr*>(&address), size), 0);
+    ASSERT_EQ(listen(taken, 1), 0);
+    getsockname(taken, reinterpret_cast<sockaddr*>(&address), &size);
+    const std::string port = std::to_string(ntohs(address.sin_port));
+    folder_.write("config.lua",
+                  "return {\n  log = { level = \"off\" },\n  services = {\n"
+                  "    { script = \"store\" },\n    { script = \"listener\",\n"
+                  "      options = { port = " +
+                      port + " } },\n  },\n}");
+    const auto began = std::chrono::steady_clock::now();
+    Process node = run({"config.lua"});
+    EXPECT_EQ(node.wait(), 1);
+    EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(2));
+    const std::string& output = node.output();
+    EXPECT_EQ(output.substr(0, 37), "config.lua:5: services[2] (listener):") << output;
+    EXPECT_NE(output.find("127.0.0.1:" + port + " is in use"), std::string::npos) << output;
+    close(taken);
+}
+
+TEST_F(ProgramTest, the_start_line_says_where_it_listens) {
+    folder_.write("config.lua",
+                  "return { services = { { script = \"listener\", options = { port = 0 } } } }");
+    Process node = run({"config.lua"});
+    EXPECT_TRUE(node.printed("listens on 127.0.0.1:")) << node.output();
+    EXPECT_TRUE(node.printed("Stop it with Ctrl-C")) << node.output();
+    node.signal(SIGTERM);
+    EXPECT_EQ(node.wait(), 0);
+}
+
+TEST_F(ProgramTest, commands_that_are_wrong_exit_with_2_and_say_how) {
+    const std::vector<std::vector<std::string>> wrong = {
+        {"rnu"},
+        {"--nothing"},
+        {"config.lua", "b.lua"},
+        {"check", "a", "b"},
+        {"check", "-x"},
+        {"test"},
+        {"test", "nowhere"},
+        {"test", ".", "--seed", "x"},
+        {"test", ".", "--limit", "0"},
+        {"bots"},
+        {"bots", "chat", "--count", "0"},
+        {"bots", "chat", "--count"},
+    };
+    for (const std::vector<std::string>& words : wrong) {
+        Process program = run(words);
+        EXPECT_EQ(program.wait(), 2) << words[0] << ": " << program.output();
+        EXPECT_NE(program.output().find("perilune help "), std::string::npos) << program.output();
+    }
+}
+
+TEST_F(ProgramTest, help_and_version_exit_with_0) {
+    for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{
+             {"help"}, {"--help"}, {"help", "test"}, {"help", "config"}, {"version"}}) {
+        Process program = run(words);
+        EXPECT_EQ(program.wait(), 0) << program.output();
+    }
+    Process config = run({"help", "config"});
+    EXPECT_EQ(config.wait(), 0);
+    EXPECT_NE(config.output().find("watchdog.interrupt_ms"), std::string::npos);
+}
+
+TEST_F(ProgramTest, a_good_config_is_checked_without_starting_it) {
+    write_load(0);
+    Process check = run({"check"});
+    EXPECT_EQ(check.wait(), 0) << check.output();
+    EXPECT_EQ(check.output(), "config.lua: OK, 2 services\n");
+    EXPECT_FALSE(std::filesystem::exists(folder_ / "data"));
+}
+
+TEST_F(ProgramTest, tests_are_counted_and_a_failed_one_is_the_exit_code) {
+    folder_.write("tests/good_test.lua", R"(
+        local test = require "perilune.test"
+        test("one", function() test.equal(1, 1) end)
+        test("two", function() require("perilune").sleep(60000) end, 120000)
+        return test)");
+    folder_.write("tests/bad_test.lua", R"(
+        local test = require "perilune.test"
+        test("fails", function() test.equal(1, 2) end)
+        test("passes", function() end)
+        return test)");
+    folder_.write("tests/torn_test.lua", "return {");
+    folder_.write("tests/helper.lua", "error('this is no test')");
+    Process good = run({"test", "tests/good_test.lua", "--seed", "3"});
+    EXPECT_EQ(good.wait(), 0) << good.output();
+    EXPECT_EQ(good.output(), "2 passed, 0 failed\n");
+    Process all = run({"test", "tests", "--seed=3"});
+    EXPECT_EQ(all.wait(), 1);
+    EXPECT_NE(all.output().find("FAILED tests/bad_test.lua: fails"), std::string::npos)
+        << all.output();
+    EXPECT_NE(all.output().find("torn_test.lua:1: "), std::string::npos) << all.output();
+    EXPECT_NE(all.output().find("3 passed, 2 failed\n"), std::string::npos) << all.output();
+    Process filtered = run({"test", "tests/bad_test.lua", "--filter", "passes"});
+    EXPECT_EQ(filtered.wait(), 0);
+    EXPECT_EQ(filtered.output(), "1 passed, 0 failed\n");
+}
+
+TEST_F(ProgramTest, bots_without_a_server_fail) {
+    Process bots = run({"bots", "chat", "--count", "2", "--port", "1", "--seconds", "1"});
+    EXPECT_EQ(bots.wait(60'000), 1) << bots.output();
+}
+
+TEST_F(ProgramTest, the_example_of_embedding_runs) {
+    const std::filesystem::path build = std::filesystem::path(node_program()).parent_path();
+    const std::string program = (build / "examples/embed/embed").string();
+    if (!std::filesystem::exists(program)) GTEST_SKIP() << "the example is not built";
+    Process embed(std::filesystem::current_path().string(), {program});
+    EXPECT_EQ(embed.wait(), 0) << embed.output();
+    EXPECT_NE(embed.output().find("Hello Ada, frame "), std::string::npos) << embed.output();
+    EXPECT_NE(embed.output().find("error: who scored?"), std::string::npos) << embed.output();
+}
+
+}  // namespace
+}  // namespace perilune::test
