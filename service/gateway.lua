@@ -90,6 +90,7 @@ local EMPTY_BODY = packet.wrap_json("null")
 ---@field pings integer sent since then
 ---@field login_by number when it is closed if it hasn't logged in
 ---@field asked_at number? when a login was forwarded that isn't answered
+---@field asked string? whom
 ---@field bucket perilune.Bucket
 ---@field strikes integer packets refused since the last second of peace
 ---@field struck_at number? when the last one was
@@ -111,6 +112,7 @@ local open_by_address, pending_by_address = {}, {}
 local open, pending = 0, 0
 local address_buckets
 local sweeper -- timer
+local watched = {} -- handle -> name, of services that are asked for logins
 local malformed_log = { at = -LOG_EVERY_MS, silent = 0 }
 local counters = {
   opened = 0, closed = 0, packets_in = 0, packets_out = 0, forwarded = 0, logins = 0,
@@ -405,7 +407,26 @@ end
 local function end_asking(session)
   if not session.asked_at then return end
   session.login_by = session.login_by + perilune.now() - session.asked_at
-  session.asked_at = nil
+  session.asked_at, session.asked = nil, nil
+end
+
+-- Who waits for a service's answer to a login hears when it dies.
+local function watch(session, service)
+  session.asked = service
+  local handle = perilune.find(service)
+  if handle and not watched[handle] and perilune.monitor(handle) then watched[handle] = service end
+end
+
+function gateway.on_down(handle)
+  local service = watched[handle]
+  watched[handle] = nil
+  for _, session in pairs(sessions) do
+    if session.asked and session.asked == service and not session.closing then
+      end_asking(session)
+      count "unavailable"
+      send_error(session, "service_unavailable", ("service %s is dead"):format(service), 0, 0)
+    end
+  end
 end
 
 local function forward(session, data, stype, service)
@@ -415,6 +436,7 @@ local function forward(session, data, stype, service)
   if sent then
     count "forwarded"
     if session.uid then session.seen[service] = stype end
+    if session.asked_at then watch(session, service) end
     return
   end
   end_asking(session)

@@ -79,11 +79,35 @@ local function refuse(data, key, code, message, command, request_id)
   end
 end
 
-local function disconnect(game, clients, uid)
-  -- A gateway that lost an older connection of a player who is here through another by now.
-  if game.gateways[uid] and game.gateways[uid] ~= perilune.sender() then return end
+---Forgets a player and tells the service.
+---@async
+---@param uid integer
+function client.disconnect(uid)
+  local game, clients = declared(), core.clients()
   game.gateways[uid], game.forms[uid] = nil, nil
-  if clients.on_disconnect then clients.on_disconnect(uid) end
+  local on_disconnect = clients and rawget(clients, "on_disconnect")
+  if on_disconnect then on_disconnect(uid) end
+end
+
+---A gateway has died: all players who were here through it are gone.
+---@param gateway integer
+function client.lose_gateway(gateway)
+  local gateways = declared().gateways
+  for uid, through in pairs(gateways) do
+    if through == gateway then
+      gateways[uid] = nil
+      perilune.fork(client.disconnect, uid)
+    end
+  end
+end
+
+-- A player comes through a gateway. Who was here through another has lost that connection,
+-- whether or not that gateway still lives to tell.
+local function meet(game, uid, form)
+  local through, gateway = game.gateways[uid], perilune.sender()
+  if through and through ~= gateway then client.disconnect(uid) end
+  game.gateways[uid] = gateway
+  game.forms[uid] = form == protocol.BUF and form or nil
 end
 
 ---Handles a packet that a gateway forwarded. In a task of the service.
@@ -92,20 +116,23 @@ end
 ---@param key integer names the connection
 ---@param address string? of the player, with a command allowed before login
 function client.on_packet(data, key, address)
-  local game, clients = declared(), core.clients()
+  local game = declared()
   local _, ctype, uid, form = packet.header(data)
-  if ctype == protocol.DISCONNECTED then return disconnect(game, clients, uid) end
+  if ctype == protocol.DISCONNECTED then
+    local through = game.gateways[uid]
+    -- Not a player who is here through another gateway by now.
+    if not through or through == perilune.sender() then client.disconnect(uid) end
+    return
+  end
   local command, body, request_id, failed, failed_id = game:decode_request(data)
   if not command then return refuse(data, key, request_id, body, failed, failed_id) end
-  local handler = not command.is_push and rawget(clients, command.key)
+  local clients = core.clients()
+  local handler = clients and not command.is_push and rawget(clients, command.key)
   if not handler then
     return refuse(data, key, "unknown_command", command.name .. " is not served here", command,
       request_id)
   end
-  if uid < protocol.FIRST_KEY then
-    game.gateways[uid] = perilune.sender()
-    game.forms[uid] = form == protocol.BUF and form or nil
-  end
+  if uid < protocol.FIRST_KEY then meet(game, uid, form) end
   run(body, command, form, uid, request_id, key, address, handler)
 end
 

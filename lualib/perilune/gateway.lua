@@ -10,6 +10,7 @@
 local gateway = {}
 
 local perilune = require "perilune"
+local client = require "perilune.client"
 local packet = require "perilune.packet"
 local protocol = require "perilune.protocol"
 
@@ -19,6 +20,12 @@ local BROADCAST = protocol.BROADCAST
 
 local function declared()
   return require "protocol" ---@type perilune.Protocol
+end
+
+local function send(to, ...)
+  local sent, why = perilune.send(to, ...)
+  if why == "dead" and to ~= DEFAULT then client.lose_gateway(to) end
+  return sent, why
 end
 
 ---Sends a packet to a player. It is dropped when the player is gone.
@@ -31,7 +38,7 @@ function gateway.push(uid, name, body)
   local game = declared()
   local form = game.forms[uid] or protocol.JSON
   local data = game:encode_reply(name, form, body, nil, uid)
-  return perilune.send(game.gateways[uid] or DEFAULT, "deliver", data)
+  return send(game.gateways[uid] or DEFAULT, "deliver", data)
 end
 
 -- uids by gateway and form.
@@ -62,7 +69,7 @@ end
 local function send_group(to, data, uids)
   local room = math.floor((MAX_BODY - 4 - #data) / 4)
   if room < 1 then
-    for _, uid in ipairs(uids) do perilune.send(to, "deliver", packet.restamp(data, uid)) end
+    for _, uid in ipairs(uids) do send(to, "deliver", packet.restamp(data, uid)) end
     return
   end
   for first = 1, #uids, room do
@@ -72,7 +79,7 @@ local function send_group(to, data, uids)
       for i = first, math.min(first + room - 1, #uids) do part[#part + 1] = uids[i] end
     end
     local body = packet.wrap_broadcast(data, part)
-    perilune.send(to, "deliver", packet.make(BROADCAST, BROADCAST, 0, protocol.BUF, body))
+    send(to, "deliver", packet.make(BROADCAST, BROADCAST, 0, protocol.BUF, body))
   end
 end
 
@@ -97,7 +104,7 @@ end
 ---@param text string? for people
 ---@return boolean sent
 function gateway.kick(uid, reason, text)
-  return (perilune.send(declared().gateways[uid] or DEFAULT, "kick", uid, reason, text))
+  return (send(declared().gateways[uid] or DEFAULT, "kick", uid, reason, text))
 end
 
 ---For the service that checks who players are: the connection that the running command came from
@@ -113,7 +120,7 @@ end
 ---@param uid integer
 ---@param epoch integer of the login that ends: a later one isn't touched
 function gateway.logout(uid, epoch)
-  perilune.send(declared().gateways[uid] or DEFAULT, "logout", uid, epoch)
+  send(declared().gateways[uid] or DEFAULT, "logout", uid, epoch)
 end
 
 return gateway

@@ -216,6 +216,37 @@ test("a login that auth can't take may be tried again", function()
   end)
 end)
 
+test("a login that auth dies over may be tried again", function()
+  world.with({}, function(port)
+    perilune.stop "auth"
+    local deaf = perilune.spawn("deaf", nil, { name = "auth" })
+    local player = world.connect(port)
+    player:send("auth.guest_login", bot.new_key())
+    world.wait_for("forwarded", 1)
+    perilune.kill(deaf)
+    test.equal(next_error(player), "service_unavailable")
+    local auth = perilune.spawn("auth", nil, { name = "auth" })
+    test.ok(player:login())
+    player:close()
+    perilune.stop(auth)
+  end)
+end)
+
+test("players of a gateway that died are gone, and may come back", function()
+  world.with({}, function(port)
+    local lost, back = world.talker(port, JSON, "lost"), world.talker(port, JSON, "back")
+    perilune.kill "gateway"
+    test.eventually(function() return lost.closed and back.closed end)
+    local gateway = perilune.spawn("gateway", { port = 0 }, { name = "gateway" })
+    local again = world.player(world.stats().port, JSON, back.key)
+    -- Entering tells the others, and that finds the dead gateway.
+    test.equal(again:request("talkroom.enter", { uname = "again", usex = 0 }).status, STATUS.ok)
+    test.eventually(function() return perilune.call("talkroom", "stats").members == 1 end)
+    again:close()
+    perilune.stop(gateway)
+  end)
+end)
+
 test("each service hears once, in order, that a player is gone", function()
   local seen = {}
   local function on_packet(data, key)
