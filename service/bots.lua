@@ -30,7 +30,7 @@ bots.options = {
 }
 
 local STATUS = protocol.status
-local MAX_SAMPLES = 1000000
+local MAX_SAMPLES = 100000
 
 -- To the terminal where that is allowed, else into the log.
 local function say(format, ...)
@@ -46,11 +46,23 @@ local function percentile(sorted, share)
   return sorted[math.max(1, math.ceil(#sorted * share))] or 0
 end
 
-local function summarize(samples)
-  table.sort(samples)
+-- Beyond MAX_SAMPLES each has the same chance to be kept.
+local function add_sample(run, ms)
+  run.slowest = math.max(run.slowest, ms)
+  if #run.samples < MAX_SAMPLES then
+    run.samples[#run.samples + 1] = ms
+  else
+    local at = math.random(run.received)
+    if at <= MAX_SAMPLES then run.samples[at] = ms end
+  end
+end
+
+local function summarize(run)
+  local sorted = run.samples
+  table.sort(sorted)
   return {
-    p50 = percentile(samples, 0.5), p95 = percentile(samples, 0.95),
-    p99 = percentile(samples, 0.99), max = samples[#samples] or 0,
+    p50 = percentile(sorted, 0.5), p95 = percentile(sorted, 0.95),
+    p99 = percentile(sorted, 0.99), max = run.slowest,
   }
 end
 
@@ -59,7 +71,7 @@ end
 local function new_run(settings)
   return {
     settings = settings, players = {}, by_uid = {}, sent = 0, refused = 0, received = 0,
-    repeated = 0, disordered = 0, broken = 0, errors = {}, samples = {},
+    repeated = 0, disordered = 0, broken = 0, errors = {}, samples = {}, slowest = 0,
   }
 end
 
@@ -81,9 +93,7 @@ local function on_line(run, player, line)
   player.last_id[line.uid] = line.id
   player.heard[line.uid] = (player.heard[line.uid] or 0) + 1
   run.received = run.received + 1
-  if sent_at and #run.samples < MAX_SAMPLES then
-    run.samples[#run.samples + 1] = perilune.now() - sent_at
-  end
+  if sent_at then add_sample(run, perilune.now() - sent_at) end
 end
 
 local function start_player(run, number)
@@ -202,7 +212,7 @@ function modes.chat(settings)
   local result = {
     bots = #run.players, sent = run.sent, received = run.received, refused = run.refused,
     lost = count_lost(run), repeated = run.repeated, disordered = run.disordered,
-    errors = run.broken, latency = summarize(run.samples),
+    errors = run.broken, latency = summarize(run),
   }
   result.ok = result.lost == 0 and run.repeated == 0 and run.disordered == 0 and run.broken == 0
     and #run.players == settings.count
