@@ -94,7 +94,7 @@ local EMPTY_BODY = packet.wrap_json("null")
 ---@field bucket perilune.Bucket
 ---@field strikes integer packets refused since the last second of peace
 ---@field struck_at number? when the last one was
----@field is_pending boolean counted as not logged in
+---@field is_pending boolean it counts as not logged in
 ---@field closing boolean? it is told to go
 
 local settings
@@ -150,6 +150,21 @@ local function refuse(session, data, code, message)
   send_error(session, code, message, stype, ctype, protocol.request_id(data))
 end
 
+-- ---- how many there are ----
+
+local function count_open(session, number)
+  open = open + number
+  add(open_by_address, session.address, number)
+end
+
+-- Pending: not logged in, and not told to go.
+local function set_pending(session, is_pending)
+  if session.is_pending == is_pending then return end
+  session.is_pending = is_pending
+  pending = pending + (is_pending and 1 or -1)
+  add(pending_by_address, session.address, is_pending and 1 or -1)
+end
+
 -- ---- ends of sessions ----
 
 -- Its player isn't here any more, by this session. Services hear it once.
@@ -169,6 +184,7 @@ end
 local function close(session, reason, text)
   if session.closing then return end
   lose(session)
+  set_pending(session, false)
   session.closing = true
   send(session, "protocol.closing", { reason = reason, text = text })
   session.connection:close()
@@ -269,18 +285,6 @@ local function limit_reached(address, key)
   end
 end
 
-local function count_open(session, number)
-  open = open + number
-  add(open_by_address, session.address, number)
-end
-
-local function set_pending(session, is_pending)
-  if session.is_pending == is_pending then return end
-  session.is_pending = is_pending
-  pending = pending + (is_pending and 1 or -1)
-  add(pending_by_address, session.address, is_pending and 1 or -1)
-end
-
 function gateway.on_open(connection, address)
   local now = perilune.now()
   address = limits.address(address)
@@ -295,11 +299,11 @@ function gateway.on_open(connection, address)
   if key then by_key[key] = session end
   count "opened"
   count_open(session, 1)
-  set_pending(session, true)
   if full then
     count "full"
     return close(session, "full", full)
   end
+  set_pending(session, true)
   sweeper = sweeper or perilune.every(sweep_ms(), "on_sweep")
 end
 
@@ -323,9 +327,11 @@ end
 
 -- ---- the protocol itself ----
 
-local system = {} -- ctype's name -> function(session, body, request_id)
+-- Name of the command -> function(session, body, request_id). In upper case, so that a reload
+-- takes the new ones.
+local ANSWERS = {}
 
-function system.hello(session, body, request_id)
+function ANSWERS.hello(session, body, request_id)
   if body.version > PROTOCOL_VERSION then
     return close(session, "version", ("this server speaks version %d"):format(PROTOCOL_VERSION))
   end
@@ -338,11 +344,11 @@ function system.hello(session, body, request_id)
   }, request_id)
 end
 
-function system.ping(session, _, request_id) send(session, "protocol.pong", nil, request_id) end
+function ANSWERS.ping(session, _, request_id) send(session, "protocol.pong", nil, request_id) end
 
-function system.pong() end -- any packet is life
+function ANSWERS.pong() end -- any packet is life
 
-function system.resume(session, _, request_id)
+function ANSWERS.resume(session, _, request_id)
   send_error(session, "expired", "there is no session to resume", 0,
     game.commands["protocol.resume"].ctype, request_id)
 end
@@ -354,9 +360,9 @@ local function on_system_packet(session, data)
     local _, ctype = packet.header(data)
     return send_error(session, request_id, body, 0, failed and failed.ctype or ctype, failed_id)
   end
-  local handler = system[command.key]
-  if not handler then return refuse(session, data, "unknown_command", "only servers send this") end
-  handler(session, body, request_id)
+  local answer = ANSWERS[command.key]
+  if not answer then return refuse(session, data, "unknown_command", "only servers send this") end
+  answer(session, body, request_id)
 end
 
 -- ---- packets of players ----
