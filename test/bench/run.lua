@@ -103,7 +103,8 @@ local function short(value)
   if not value then return "" end
   local size = math.abs(value)
   if size >= 999500 then return ("%.2f M"):format(value / 1e6) end
-  if size >= 9995 then return ("%.0f k"):format(value / 1e3) end
+  if size >= 99950 then return ("%.0f k"):format(value / 1e3) end
+  if size >= 9995 then return ("%.1f k"):format(value / 1e3) end
   if size >= 99.5 then return ("%.0f"):format(value) end
   if size >= 9.95 then return ("%.1f"):format(value) end
   return ("%.2f"):format(value)
@@ -144,7 +145,8 @@ end
 local function figures_table(found)
   local rows = { left = { true, [4] = true, [8] = true, [10] = true, [11] = true } }
   rows[1] = {
-    "figure", "isolated", "light", "unit", "target", "light", "reference", "", "ratio", "", "light",
+    "figure", "isolated", "light", "unit", "target", "(light)", "reference", "", "ratio", "",
+    "(light)",
   }
   for _, figure in ipairs(figures) do
     local isolated, light = value_of(figure.isolated, found), value_of(figure.light, found)

@@ -3,6 +3,7 @@
 local serial = {}
 
 local ROUNDS = 5
+local SLICE = 1000 -- times without a pause
 
 -- The player of W8: about 40 scalars at several depths, the same for all engines.
 function serial.player()
@@ -51,7 +52,7 @@ end
 ---@field count integer times to encode, and to decode
 ---@field result fun(name: string, value: number, unit: string)
 ---@field check fun(condition: any, text: string)
----@field pause fun() called between rounds
+---@field pause fun() lets others run
 
 -- Prints times a second and MB a second: medians of ROUNDS, by processor time.
 ---@param setting bench.Setting
@@ -60,15 +61,18 @@ function serial.measure(name, encode, decode, setting)
   local bytes = encode(player)
   setting.check(same(player, (decode(bytes))), name .. ": the copy is not the same")
 
-  local each = math.ceil(setting.count / ROUNDS)
+  local slices = math.ceil(setting.count / ROUNDS / SLICE)
+  local slice = math.min(SLICE, setting.count)
   local function rate(body)
-    body(math.ceil(each / 2))
+    body(slice)
     local rates = {}
     for round = 1, ROUNDS do
-      setting.pause()
       local began = os.clock()
-      body(each)
-      rates[round] = each / (os.clock() - began)
+      for _ = 1, slices do
+        body(slice)
+        setting.pause()
+      end
+      rates[round] = slices * slice / (os.clock() - began)
     end
     return median(rates)
   end

@@ -32,8 +32,9 @@ local function create(count)
 end
 
 local function end_all(list)
-  for _, handle in ipairs(list) do
+  for i, handle in ipairs(list) do
     util.check(perilune.kill(handle), "a service had died")
+    if i % 1000 == 0 then perilune.yield() end
   end
 end
 

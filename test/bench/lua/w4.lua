@@ -14,15 +14,15 @@ local function timeouts(count)
   local random = util.lcg(42)
   local now, timeout = perilune.now, perilune.timeout
   local late, fired = {}, 0
-  local function fire(due)
-    fired = fired + 1
-    late[fired] = now() - due
-  end
 
   local cpu, began = util.cpu(), now()
   for i = 1, count do
     local ms = random(longest / 10 + 1) * 10
-    timeout(ms, fire, now() + ms)
+    local due = now() + ms
+    timeout(ms, function()
+      fired = fired + 1
+      late[fired] = now() - due
+    end)
     if i % SLICE == 0 then perilune.yield() end
   end
   local armed = now() - began
