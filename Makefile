@@ -27,7 +27,8 @@ MODE_release := -O2
 MODE_debug := -O0
 MODE_asan := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined \
 	-fno-sanitize-recover=all -DPERILUNE_ASAN
-MODE_tsan := -O1 -fno-omit-frame-pointer -fsanitize=thread -DPERILUNE_TSAN
+MODE_tsan := -O1 -fno-omit-frame-pointer -fsanitize=thread -DPERILUNE_TSAN \
+	-Wno-tsan # asio's fences, which ThreadSanitizer doesn't know; we use none
 ifndef MODE_$(MODE)
 $(error MODE=$(MODE) is unknown: release, debug, asan or tsan)
 endif

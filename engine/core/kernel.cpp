@@ -73,9 +73,14 @@ void Kernel::start() { scheduler_->start(); }
 void Kernel::stop() {
     scheduler_->stop();
     blocking_.stop();
-    // No thread runs them any more, so this one may.
-    const std::lock_guard lock(cells_mutex_);
-    for (const auto& cell : cells_) cell->actor.reset();
+    // No thread runs them any more, so this one may. Without the lock: actors that end take
+    // locks of their own.
+    std::vector<std::unique_ptr<Actor>> actors;
+    {
+        const std::lock_guard lock(cells_mutex_);
+        for (const auto& cell : cells_) actors.push_back(std::move(cell->actor));
+    }
+    actors.clear();
 }
 
 ActorCell* Kernel::create_cell(std::unique_ptr<Actor> actor) {
@@ -114,9 +119,10 @@ std::vector<Handle> Kernel::remove_service(Handle handle) {
 }
 
 void Kernel::tell_down(Handle handle, const std::vector<Handle>& watchers,
-                       std::string_view reason) {
+                       std::string_view reason, bool orderly) {
     for (const Handle watcher : watchers) {
         MessagePtr message = make_message(MessageKind::down, watcher, handle, 0);
+        message->detail = orderly ? 1 : 0;
         message->set_payload(reason);
         (void)post(message);
     }
@@ -136,7 +142,8 @@ PostResult Kernel::post(MessagePtr& message) {
         counters_.refused_overloaded.fetch_add(1, std::memory_order_relaxed);
         return PostResult::overloaded;
     }
-    if (!scheduler_->message_posted(static_cast<std::int64_t>(weight)) && bounded) {
+    message->counted = own_limit != 0;
+    if (!scheduler_->message_posted(static_cast<std::int64_t>(weight), bounded)) {
         if (own_limit != 0) slot->load.subtract(1, weight);
         counters_.refused_overloaded.fetch_add(1, std::memory_order_relaxed);
         return PostResult::overloaded;
@@ -169,6 +176,7 @@ PostResult Kernel::post_control(MessagePtr message) {
 }
 
 void Kernel::refuse(MessagePtr message, CallOutcome outcome, std::string_view text) {
+    if (is_control(message->kind) && on_control_dropped_) on_control_dropped_(*message);
     if (message->session == 0 || message->kind == MessageKind::reply ||
         message->kind == MessageKind::failure || message->kind == MessageKind::timer ||
         message->kind == MessageKind::socket || message->kind == MessageKind::work ||
@@ -241,6 +249,11 @@ Kernel::TurnEnd Kernel::run_turn(ActorCell* cell, std::uint64_t began_at,
             message = mailbox.pop();
             if (message == nullptr) break;
             taken_bytes += static_cast<std::int64_t>(message->weight());
+            if (message->counted) {
+                if (Registry::Slot* slot = registry_.find(message->to)) {
+                    slot->load.subtract(1, message->weight());
+                }
+            }
         }
         serial.store(++dispatch, std::memory_order_release);
         actor.receive(std::move(message));

@@ -93,8 +93,10 @@ class Kernel {
     // tell_down(). What waits for it is answered `dead` when its actor meets it (see refuse);
     // its timers, sockets and open requests are its actor's to release.
     std::vector<Handle> remove_service(Handle handle);
-    // The last act of a service: each monitor gets one `down` message with the reason.
-    void tell_down(Handle handle, const std::vector<Handle>& watchers, std::string_view reason);
+    // The last act of a service: each monitor gets one `down` message with the reason, its
+    // detail 1 where the service ended in good order.
+    void tell_down(Handle handle, const std::vector<Handle>& watchers, std::string_view reason,
+                   bool orderly = false);
 
     // --- messages ---
 
@@ -136,6 +138,10 @@ class Kernel {
     TurnEnd run_turn(ActorCell* cell, std::uint64_t began_at, std::atomic<std::uint64_t>& serial,
                      TurnStats& stats);
 
+    // Called with each control message that is dropped because its receiver has died.
+    void set_on_control_dropped(std::function<void(const Message&)> callback) {
+        on_control_dropped_ = std::move(callback);
+    }
     // Called on the worker whose turn made room in the mailbox of a cell that wanted it.
     void set_on_drained(std::function<void(ActorCell*)> callback) {
         on_drained_ = std::move(callback);
@@ -172,6 +178,7 @@ class Kernel {
     SharedStore shared_;
     Poller poller_;
     std::function<void(ActorCell*)> on_drained_;  // constant after start
+    std::function<void(const Message&)> on_control_dropped_;  // constant after start
     std::function<void()> on_turn_end_;           // constant after start
     std::uint64_t turn_cycles_ = 0;               // constant
 

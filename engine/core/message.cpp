@@ -140,6 +140,7 @@ MessagePtr make_message(MessageKind kind, Handle to, Handle from, std::uint64_t 
     message->kind = kind;
     message->detail = 0;
     message->hops = 0;
+    message->counted = false;
     message->size = 0;
     message->buffer = nullptr;
     return MessagePtr(message);

@@ -29,13 +29,15 @@ enum class MessageKind : std::uint8_t {
     start,    // begin the service `to`; answered when it has started
     link,     // `from` and the receiver are bound to each other
     ready,    // the receiver has told itself to go on with what it has begun
-    // On the control list, looked at before each message:
+    // On the control list, looked at before each message (see is_control):
     stop,     // run on_stop, then die
     kill,     // die at once
     reload,   // load the script again; `session` is answered
     inspect,  // a debug command; `session` is answered
     shrink,   // give up what can be had again: compiled code, free memory
 };
+
+inline bool is_control(MessageKind kind) { return kind >= MessageKind::stop; }
 
 // How a call ends. The numbers are part of the format between nodes.
 enum class CallOutcome : std::uint8_t {
@@ -61,7 +63,8 @@ struct Message {
     std::uint64_t id = 0;
     MessageKind kind = MessageKind::send;
     std::uint8_t detail = 0;
-    std::uint16_t hops = 0;  // redirects so far
+    std::uint8_t hops = 0;  // redirects so far
+    bool counted = false;    // in the load of its receiver's slot, see Registry::Slot
     std::uint32_t size = 0;  // bytes of the payload
     Buffer* buffer = nullptr;
     char inline_data[kInlineSize];

@@ -39,13 +39,14 @@ class Scheduler {
     // `cell` has something to do and is in no queue (PushResult::wake_actor). Any thread.
     virtual void schedule(ActorCell* cell) = 0;
 
-    // A message of `bytes` was put into a mailbox; false when all mailboxes of the node hold
-    // too much, and then nothing is counted. Any thread; workers keep small sums to themselves.
-    virtual bool message_posted(std::int64_t bytes) = 0;
+    // A message of `bytes` is put into a mailbox. False when it is `bounded` and all mailboxes of
+    // the node hold too much; then nothing is counted. Any thread; workers keep small sums to
+    // themselves.
+    virtual bool message_posted(std::int64_t bytes, bool bounded) = 0;
     // Messages of `bytes` in all were taken out of a mailbox.
     virtual void messages_taken(std::int64_t bytes) = 0;
 
-    // A timer earlier than all others was added: whoever waits must wait less.
+    // A timer was added: who sleeps longer than until then must sleep less.
     virtual void timer_added(std::int64_t due_ns) = 0;
 
     // True on a thread that runs services of this scheduler.

@@ -37,8 +37,8 @@ void SeededScheduler::schedule(ActorCell* cell) {
     signal_.notify_one();
 }
 
-bool SeededScheduler::message_posted(std::int64_t bytes) {
-    if (mailbox_bytes_.load() >= static_cast<std::int64_t>(kernel_.options().node_mailbox_bytes)) {
+bool SeededScheduler::message_posted(std::int64_t bytes, bool bounded) {
+    if (bounded && mailbox_bytes_.load() >= static_cast<std::int64_t>(kernel_.options().node_mailbox_bytes)) {
         return false;
     }
     mailbox_bytes_.fetch_add(bytes);

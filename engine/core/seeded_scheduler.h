@@ -29,7 +29,7 @@ class SeededScheduler final : public Scheduler {
     void start() override;
     void stop() override;
     void schedule(ActorCell* cell) override;
-    bool message_posted(std::int64_t bytes) override;
+    bool message_posted(std::int64_t bytes, bool bounded) override;
     void messages_taken(std::int64_t bytes) override;
     void timer_added(std::int64_t due_ns) override;
     bool on_worker() const override;

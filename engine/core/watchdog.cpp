@@ -121,7 +121,8 @@ bool Watchdog::look_at(Worker& worker, Sight& sight, std::int64_t now_ns) {
     const KernelOptions& options = scheduler_.kernel_.options();
     if (age >= kStuckNs && !worker.stuck.load()) {
         worker.stuck.store(true);
-        scheduler_.unpark_one();
+        // For what it had to run next, and for the poller's place.
+        scheduler_.wake_somebody();
     }
     if (age >= kSpareNs && !sight.asked_spare && scheduler_.parked_count_.load() == 0 &&
         !scheduler_.poller_sleeps_.load()) {

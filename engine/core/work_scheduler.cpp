@@ -136,6 +136,12 @@ void WorkScheduler::schedule(ActorCell* cell) {
         if (others) wake_somebody();
         return;
     }
+    if (worker->stuck.load(std::memory_order_relaxed)) {
+        // This dispatch may go on for seconds: what it wakes is for others.
+        worker->queue.push(cell);
+        wake_somebody();
+        return;
+    }
     ActorCell* before = worker->next.exchange(cell);
     if (before != nullptr) {
         worker->queue.push(before);
@@ -155,8 +161,8 @@ void WorkScheduler::charge(Worker* worker, std::int64_t bytes) {
     }
 }
 
-bool WorkScheduler::message_posted(std::int64_t bytes) {
-    if (mailbox_bytes_.load(std::memory_order_relaxed) >=
+bool WorkScheduler::message_posted(std::int64_t bytes, bool bounded) {
+    if (bounded && mailbox_bytes_.load(std::memory_order_relaxed) >=
         static_cast<std::int64_t>(kernel_.options().node_mailbox_bytes)) {
         return false;
     }

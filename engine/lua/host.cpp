@@ -10,6 +10,7 @@
 #include "lua/lua_packet.h"
 #include "lua/lua_socket.h"
 #include "lua/vm.h"
+#include "net/network.h"
 
 namespace perilune {
 
@@ -46,6 +47,10 @@ LuaHost::LuaHost(Kernel& kernel, Network* network, LuaHostOptions options)
         pool = PagePool::create(PagePool::Options{});
     }
     pages_ = std::move(pool.value());
+    kernel.set_on_control_dropped([this](const Message& message) {
+        // A service that died with the request in its mailbox has nothing to reload.
+        if (message.kind == MessageKind::reload) reload_done(kReloadSkipped);
+    });
     add_module("perilune.core", push_core_library);
     add_module("perilune.codec", push_codec_library);
     add_module("perilune.packet", push_packet_library);
@@ -85,6 +90,12 @@ ActorCell* LuaHost::create_vm(const std::string& group, std::size_t memory_bytes
 Result<Handle> LuaHost::spawn(const SpawnRequest& request) {
     const Result<std::shared_ptr<const Script>> script = scripts_.get(request.script);
     if (!script.ok()) return script.status();
+    if (!request.group.empty() && is_trusted(request.script)) {
+        return Status::error(StatusCode::invalid,
+                             "\"%s\" is trusted, so it can't be light: it would share its powers "
+                             "with the others of its group",
+                             request.script.c_str());
+    }
 
     ActorCell* cell = nullptr;
     Vm* vm = nullptr;
@@ -121,6 +132,7 @@ Result<Handle> LuaHost::spawn(const SpawnRequest& request) {
         if (handle.ok()) ++member.services;
     }
     if (!handle.ok()) return handle.status();
+    counters_.services.fetch_add(1, std::memory_order_relaxed);
 
     Status status;
     if (!request.name.empty()) {
@@ -156,6 +168,7 @@ bool LuaHost::kill(Handle handle, std::string_view reason) {
 }
 
 bool LuaHost::service_ended(Handle handle, Vm* vm, bool was_light) {
+    counters_.services.fetch_sub(1, std::memory_order_relaxed);
     {
         const std::lock_guard lock(topics_mutex_);
         const auto mine = topics_of_.find(handle);
@@ -436,7 +449,11 @@ Table LuaHost::node_stats() {
     for (const auto& [name, handle] : kernel_.registry().names()) {
         names.emplace_back(name, handle.value);
     }
-    return {{"services", kernel_.registry().size()},
+    if (network_ != nullptr) {
+        network_->counters().each(
+            [&](const char* name, std::uint64_t value) { counters.emplace_back(name, value); });
+    }
+    return {{"services", counters_.services.load()},
             {"counters", std::move(counters)},
             {"names", std::move(names)}};
 }

@@ -66,6 +66,7 @@ struct SpawnRequest {
 };
 
 struct LuaHostCounters {
+    std::atomic<std::uint64_t> services{0};  // scripts that run now
     std::atomic<std::uint64_t> vms{0};
     std::atomic<std::uint64_t> jit_vms{0};
     std::atomic<std::uint64_t> jit_promotions{0};

@@ -9,7 +9,7 @@ namespace perilune {
 
 namespace {
 
-constexpr std::uint16_t kMaxHops = 16;  // of a request that services redirect
+constexpr int kMaxHops = 16;  // of a request that services redirect
 
 // Packs command and arguments (first..top) into `message`; raises when they can't be sent.
 // The command counts as argument 0 in errors: it is checked before.
@@ -163,7 +163,7 @@ int message_redirect(lua_State* L) {
     const bool is_call = task.request != nullptr;
     MessagePtr message = make_message(is_call ? MessageKind::call : MessageKind::send, to,
                                       task.sender, is_call ? task.request->session : 0);
-    if (is_call) message->hops = static_cast<std::uint16_t>(task.request->hops + 1);
+    if (is_call) message->hops = static_cast<std::uint8_t>(task.request->hops + 1);
     if (message->hops > kMaxHops) {
         message.reset();
         return luaL_error(L, "redirect: this request has been redirected %d times", kMaxHops);

@@ -127,7 +127,7 @@ bool push_engine_module(lua_State* L, Vm& vm, const char* name) {
         return true;
     }
     if (push_standard(L, name)) return true;
-    if (std::strncmp(name, "perilune", 8) != 0 && std::strcmp(name, "re") != 0) return false;
+    if (std::strncmp(name, "perilune", 8) != 0) return false;
     const Result<std::shared_ptr<const Script>> script = vm.host().library().get(name);
     if (!script.ok()) {
         if (script.status().code() == StatusCode::not_found) return false;

@@ -106,6 +106,8 @@ struct Service {
     std::unique_ptr<std::vector<MessagePtr>> stop_requests;
     std::unique_ptr<std::vector<Handle>> monitors;  // services that it monitors
     std::unique_ptr<std::vector<Handle>> links;
+    std::size_t held_bytes = 0;
+    bool orderly = false;     // it ends because it wants to, or was asked to
     std::string end_reason;   // while stopping
     std::string exit_reason;  // it wants to stop; "" while it doesn't
     std::int64_t memory = 0;  // light: bytes charged to it

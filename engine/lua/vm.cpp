@@ -46,7 +46,7 @@ Vm::~Vm() {
     }
     host_.vm_ended(this);
     host_.counters().vms.fetch_sub(1);
-    if (ended_handle_) kernel().tell_down(ended_handle_, watchers_, ended_reason_);
+    if (ended_handle_) kernel().tell_down(ended_handle_, watchers_, ended_reason_, ended_orderly_);
 }
 
 void Vm::open_state() {
@@ -84,11 +84,6 @@ Handle Vm::running_service() const { return Handle{running_handle_.load()}; }
 void Vm::receive(MessagePtr message) {
     Service* service = find_service(message->to);
     if (service != nullptr) {
-        if (service->bounded) {
-            if (Registry::Slot* slot = kernel().registry().find(message->to)) {
-                slot->load.subtract(1, message->weight());
-            }
-        }
         dispatch(*service, std::move(message));
     } else if (message->kind == MessageKind::start) {
         start_service(std::move(message));
@@ -153,7 +148,9 @@ void Vm::dispatch(Service& service, MessagePtr message) {
 void Vm::hold(Service& service, MessagePtr message) {
     if (service.held == nullptr) service.held = std::make_unique<std::vector<MessagePtr>>();
     // They left the mailbox, so its limit no longer counts them.
-    if (service.held->size() >= kernel().options().mailbox_messages) {
+    service.held_bytes += message->weight();
+    if (service.held->size() >= kernel().options().mailbox_messages ||
+        service.held_bytes > kernel().options().mailbox_bytes) {
         kernel().refuse(std::move(message), CallOutcome::overloaded);
         return;
     }
@@ -284,7 +281,7 @@ void Vm::run_down(Service& service, MessagePtr message) {
     if (service.monitors != nullptr) std::erase(*service.monitors, message->from);
     const std::string reason(message->payload());
     if (service.links != nullptr && std::erase(*service.links, message->from) != 0 &&
-        reason != "exit" && reason != "stop") {
+        message->detail == 0) {
         begin_stop(service, "link");
         return;
     }

@@ -262,6 +262,7 @@ class Vm final : public Actor {
     std::vector<Handle> watchers_;
     Handle ended_handle_;
     std::string ended_reason_;
+    bool ended_orderly_ = false;
     std::uint64_t next_deferred_ = 1;
     std::uint64_t charge_began_ = 0;  // light: cycles when charged_ began
     Service* charged_ = nullptr;

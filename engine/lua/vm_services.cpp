@@ -210,6 +210,7 @@ void Vm::fail_start(Service& service, std::string_view text) {
 }
 
 void Vm::want_exit(Service& service, std::string_view reason) {
+    service.orderly = true;
     service.exit_reason = reason.empty() ? "exit" : std::string(reason);
 }
 
@@ -218,6 +219,7 @@ void Vm::stop_service(Service& service, MessagePtr request, std::string_view rea
         service.stop_requests = std::make_unique<std::vector<MessagePtr>>();
     }
     service.stop_requests->push_back(std::move(request));
+    service.orderly = true;
     begin_stop(service, reason);
 }
 
@@ -315,7 +317,7 @@ void Vm::end_service(Service& service, std::string_view why) {
     dead_.push_back(&service);
     const bool empty = host_.service_ended(service.handle, this, service.light);
     if (service.light) {
-        kernel().tell_down(service.handle, watchers, reason);
+        kernel().tell_down(service.handle, watchers, reason, service.orderly);
         if (empty) cell_->finished = true;
     } else {
         only_ = nullptr;
@@ -324,6 +326,7 @@ void Vm::end_service(Service& service, std::string_view why) {
         watchers_ = std::move(watchers);
         ended_handle_ = service.handle;
         ended_reason_ = reason;
+        ended_orderly_ = service.orderly;
     }
 }
 

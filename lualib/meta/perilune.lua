@@ -53,7 +53,8 @@ function perilune.exit(reason) end
 function perilune.self() end
 
 ---Who asks.
----@return integer handle who sent the message being handled; 0 for timers, sockets and the host
+---@return integer handle who sent the message being handled; 0 for timers, sockets
+---and what a host program sends
 function perilune.sender() end
 
 ---Gives the running service a name. Raises "exists" when another has it.

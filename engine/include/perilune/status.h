@@ -34,7 +34,7 @@ const char* status_code_name(StatusCode code);
 
 class [[nodiscard]] Status {
   public:
-    Status() = default;
+    Status() { text_[0] = '\0'; }  // the rest is left alone: most are ok
 
     // `format` and what follows are as in printf; text over 231 bytes is cut.
     static Status error(StatusCode code, const char* format, ...)
@@ -47,7 +47,7 @@ class [[nodiscard]] Status {
   private:
     static constexpr std::size_t kTextSize = 232;
     StatusCode code_ = StatusCode::ok;
-    char text_[kTextSize] = {};
+    char text_[kTextSize];
 };
 
 static_assert(std::is_trivially_destructible_v<Status>);
