@@ -99,6 +99,7 @@ function packet.unwrap_json(body) end
 ---@return string body
 function packet.wrap_broadcast(data, uids) end
 
+---Takes the body of a broadcast to the gateway apart.
 ---@param body string
 ---@return string? data nil for a body that is malformed
 ---@return integer[]|string uids or message

@@ -340,6 +340,7 @@ function Connection:write(data) return network_write(self.id, data) end
 ---@return string? code "dead", "overloaded"
 function Connection:write_raw(data) return network.write_raw(self.id, data) end
 
+---How far the peer is behind.
 ---@return integer bytes that wait to be sent
 function Connection:unsent() return network.unsent(self.id) end
 
@@ -583,6 +584,7 @@ end
 ---@return string? code
 function Connection:pause() return network.pause(self.id) end
 
+---Reads again after pause().
 ---@return true? ok
 ---@return string? message
 ---@return string? code
@@ -605,10 +607,12 @@ function Connection:set_max_frame(bytes) return network.set_max_frame(self.id, b
 ---@return string? code
 function Connection:set_idle(ms) return network.set_idle(self.id, ms) end
 
+---The address of the other end.
 ---@return string? host of the peer
 ---@return integer|string port
 function Connection:peer() return network.peer(self.id) end
 
+---The address of this end.
 ---@return string? host of this end
 ---@return integer|string port
 function Connection:local_address() return network.local_address(self.id) end
@@ -639,12 +643,14 @@ Group.__index = Group
 ---@return perilune.socket.Group
 function socket.group() return setmetatable({ id = network.group_create() }, Group) end
 
+---Puts a connection into the group; it leaves by itself when it closes.
 ---@param connection perilune.socket.Connection|integer
 ---@return true? ok
 ---@return string? message
 ---@return string? code "dead" (the connection), "not_found" (the group)
 function Group:add(connection) return network.group_add(self.id, id_of(connection)) end
 
+---Takes a connection out of the group.
 ---@param connection perilune.socket.Connection|integer
 ---@return boolean? was_member
 ---@return string? message
@@ -661,11 +667,13 @@ function Group:write(data, except)
   return network.group_write(self.id, data, except and id_of(except))
 end
 
+---How many belong to the group.
 ---@return integer? count of members, also of those that have been closed since the last write
 ---@return string? message
 ---@return string? code "not_found": the group is closed
 function Group:size() return network.group_size(self.id) end
 
+---Frees the group; its members stay open.
 ---@return true? ok
 ---@return string? message
 ---@return string? code "not_found": the group is closed
