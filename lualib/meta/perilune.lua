@@ -105,7 +105,7 @@ function perilune.subscribe(topic, command) end
 ---@param topic string
 function perilune.unsubscribe(topic) end
 
--- Tasks and time -----------------------------------------------------------------------------------
+-- Tasks and time --------------------------------------------------------------------------------
 
 ---Runs a function in a task of its own, after the current dispatch.
 ---@param body fun(...: any)
@@ -153,7 +153,7 @@ function perilune.now() end
 ---@return number seconds since 1970-01-01 UTC, with fractions; may jump
 function perilune.time() end
 
--- Life and death -----------------------------------------------------------------------------------
+-- Life and death --------------------------------------------------------------------------------
 
 ---Has `on_down(handle, reason)` of this service called once when another dies.
 ---@param to integer|string
