@@ -118,8 +118,8 @@ std::vector<Handle> Kernel::remove_service(Handle handle) {
     return registry_.remove(handle);
 }
 
-void Kernel::tell_down(Handle handle, const std::vector<Handle>& watchers,
-                       std::string_view reason, bool orderly) {
+void Kernel::tell_down(Handle handle, const std::vector<Handle>& watchers, std::string_view reason,
+                       bool orderly) {
     for (const Handle watcher : watchers) {
         MessagePtr message = make_message(MessageKind::down, watcher, handle, 0);
         message->detail = orderly ? 1 : 0;

@@ -177,10 +177,10 @@ class Kernel {
     BlockingPool blocking_;
     SharedStore shared_;
     Poller poller_;
-    std::function<void(ActorCell*)> on_drained_;  // constant after start
+    std::function<void(ActorCell*)> on_drained_;              // constant after start
     std::function<void(const Message&)> on_control_dropped_;  // constant after start
-    std::function<void()> on_turn_end_;           // constant after start
-    std::uint64_t turn_cycles_ = 0;               // constant
+    std::function<void()> on_turn_end_;                       // constant after start
+    std::uint64_t turn_cycles_ = 0;                           // constant
 
     std::mutex cells_mutex_;
     std::vector<std::unique_ptr<ActorCell>> cells_;  // guarded by cells_mutex_

@@ -63,7 +63,7 @@ struct Message {
     std::uint64_t id = 0;
     MessageKind kind = MessageKind::send;
     std::uint8_t detail = 0;
-    std::uint8_t hops = 0;  // redirects so far
+    std::uint8_t hops = 0;   // redirects so far
     bool counted = false;    // in the load of its receiver's slot, see Registry::Slot
     std::uint32_t size = 0;  // bytes of the payload
     Buffer* buffer = nullptr;

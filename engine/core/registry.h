@@ -35,7 +35,7 @@ class Registry {
         void* local = nullptr;  // the worker that runs the cell
         Load load;              // light services: what waits for this one in its VM's mailbox
         std::uint32_t next_generation = 0;           // guarded by free_mutex_
-        std::atomic<std::uint8_t> tag{0};  // what its owner calls its kind; see handles()
+        std::atomic<std::uint8_t> tag{0};            // what its owner calls its kind; see handles()
         std::atomic<std::uint32_t> max_messages{0};  // 0: the mailbox's own limits are enough
     };
 

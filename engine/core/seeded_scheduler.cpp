@@ -38,7 +38,8 @@ void SeededScheduler::schedule(ActorCell* cell) {
 }
 
 bool SeededScheduler::message_posted(std::int64_t bytes, bool bounded) {
-    if (bounded && mailbox_bytes_.load() >= static_cast<std::int64_t>(kernel_.options().node_mailbox_bytes)) {
+    if (bounded &&
+        mailbox_bytes_.load() >= static_cast<std::int64_t>(kernel_.options().node_mailbox_bytes)) {
         return false;
     }
     mailbox_bytes_.fetch_add(bytes);

@@ -163,7 +163,7 @@ void WorkScheduler::charge(Worker* worker, std::int64_t bytes) {
 
 bool WorkScheduler::message_posted(std::int64_t bytes, bool bounded) {
     if (bounded && mailbox_bytes_.load(std::memory_order_relaxed) >=
-        static_cast<std::int64_t>(kernel_.options().node_mailbox_bytes)) {
+                       static_cast<std::int64_t>(kernel_.options().node_mailbox_bytes)) {
         return false;
     }
     Worker* worker = current();

@@ -96,7 +96,7 @@ struct Service {
     int loaded = LUA_NOREF;  // modules of the game that it required
     using Modules = std::vector<std::pair<std::string, std::shared_ptr<const Script>>>;
     std::unique_ptr<Modules> modules;  // the texts of these modules
-    int events = LUA_NOREF;  // kind -> function
+    int events = LUA_NOREF;            // kind -> function
     Task* tasks = nullptr;
     Service* next = nullptr;  // among the VM's
     Service* previous = nullptr;
@@ -116,7 +116,7 @@ struct Service {
     std::uint32_t task_count = 0;
     std::uint32_t timer_count = 0;
     std::uint32_t token_count = 0;
-    std::uint32_t long_turns = 0;  // light: how often it held its group up
+    std::uint32_t long_turns = 0;        // light: how often it held its group up
     std::uint64_t long_turns_since = 0;  // cycles
     std::uint64_t cycles = 0;
 };

@@ -255,8 +255,8 @@ class Vm final : public Actor {
     bool killing_ = false;  // the hook ends the running task
     bool kill_for_memory_ = false;
     std::size_t limit_to_restore_ = 0;  // while the hook makes allocations fail
-    std::string kill_text_;       // why
-    std::string kill_traceback_;  // where it was
+    std::string kill_text_;             // why
+    std::string kill_traceback_;        // where it was
 
     // Told when the queue is drained: after the last answer, before nothing.
     std::vector<Handle> watchers_;

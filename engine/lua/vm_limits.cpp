@@ -108,9 +108,9 @@ Service* Vm::largest_service() {
 
 void Vm::end_for_memory(Service& service) {
     host_.counters().memory_kills.fetch_add(1, std::memory_order_relaxed);
-    kernel().log().write(LogLevel::error, describe(service),
-                         "ended: the memory limit of " + std::to_string(arena_.limit() >> 20) +
-                             " MB was reached");
+    kernel().log().write(
+        LogLevel::error, describe(service),
+        "ended: the memory limit of " + std::to_string(arena_.limit() >> 20) + " MB was reached");
     end_service(service, "memory");
 }
 
@@ -154,8 +154,8 @@ void Vm::charge_to(Service* service) {
     if (charged_ != nullptr) {
         const std::uint64_t spent = now - charge_began_;
         charged_->cycles += spent;
-        if (spent > kLongTurnMs * cycles_per_ms() && now - charged_->long_turns_since >
-                                                          kLongTurnsWithinMs * cycles_per_ms()) {
+        if (spent > kLongTurnMs * cycles_per_ms() &&
+            now - charged_->long_turns_since > kLongTurnsWithinMs * cycles_per_ms()) {
             charged_->long_turns = 0;
             charged_->long_turns_since = now;
         }

@@ -19,8 +19,7 @@ void push_privileged(lua_State* L, bool jit_on) {
     for (const char* name : {LUA_DBLIBNAME, LUA_JITLIBNAME}) {
         lua_pushstring(L, name);
         lua_rawget(L, LUA_GLOBALSINDEX);
-        lua_pushcfunction(L, name == std::string_view(LUA_DBLIBNAME) ? luaopen_debug
-                                                                    : luaopen_jit);
+        lua_pushcfunction(L, name == std::string_view(LUA_DBLIBNAME) ? luaopen_debug : luaopen_jit);
         lua_pushstring(L, name);
         lua_call(L, 1, 0);
         lua_pushstring(L, name);
@@ -66,7 +65,8 @@ struct Vm::Reloading {
     Vm& vm;
     Service& service;
     std::shared_ptr<const Script> script;  // the new one, or the same
-    std::vector<std::pair<std::string, std::shared_ptr<const Script>>> modules;  // those that are new
+    std::vector<std::pair<std::string, std::shared_ptr<const Script>>>
+        modules;  // those that are new
     std::string problem;
 };
 
@@ -114,9 +114,8 @@ void Vm::run_reload(Reloading& reloading) {
     task.service = &service;
     const int loaded = service.loaded;
     const int environment = service.environment;
-    const auto modules = service.modules == nullptr ? nullptr
-                                                    : std::make_unique<Service::Modules>(
-                                                          *service.modules);
+    const auto modules =
+        service.modules == nullptr ? nullptr : std::make_unique<Service::Modules>(*service.modules);
     current_ = &task;
     const int status = lua_cpcall(L_, reload_protected, &reloading);
     current_ = nullptr;
@@ -171,20 +170,20 @@ void Vm::reload_here(lua_State* L, Reloading& reloading) {
     require(L, "perilune.reload");
     push_privileged(L, jit_on_);
     lua_call(L, 1, 1);
-    lua_newtable(L);                                                  // kOld
-    lua_newtable(L);                                                  // kNew
-    lua_rawgeti(L, LUA_REGISTRYINDEX, service.environment);          // kEnvironment
+    lua_newtable(L);                                         // kOld
+    lua_newtable(L);                                         // kNew
+    lua_rawgeti(L, LUA_REGISTRYINDEX, service.environment);  // kEnvironment
     lua_getfield(L, kReload, "scratch");
     lua_pushvalue(L, kEnvironment);
-    lua_call(L, 1, 1);                                                // kScratch
+    lua_call(L, 1, 1);  // kScratch
     if (service.loaded == LUA_NOREF) {
         lua_newtable(L);
         lua_pushvalue(L, -1);
         service.loaded = luaL_ref(L, LUA_REGISTRYINDEX);
     } else {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, service.loaded);            // kOldLoaded
+        lua_rawgeti(L, LUA_REGISTRYINDEX, service.loaded);  // kOldLoaded
     }
-    lua_newtable(L);                                                  // kNewLoaded
+    lua_newtable(L);  // kNewLoaded
     lua_pushnil(L);
     while (lua_next(L, kOldLoaded) != 0) {
         lua_pushvalue(L, -2);

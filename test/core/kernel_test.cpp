@@ -349,9 +349,9 @@ std::string seeded_trace(std::uint64_t seed) {
             if (message->kind == MessageKind::timer) trace += '!';
             const Handle next = handles[random.below(handles.size())];
             if (random.below(4) == 0) {
-                kernel.add_timer(*timers[i], 1,
-                                 clock.now_ns() + static_cast<std::int64_t>(random.below(50)) *
-                                                      kNsPerMs);
+                kernel.add_timer(
+                    *timers[i], 1,
+                    clock.now_ns() + static_cast<std::int64_t>(random.below(50)) * kNsPerMs);
             } else {
                 MessagePtr out = make_message(MessageKind::send, next, {}, 0);
                 (void)kernel.post(out);

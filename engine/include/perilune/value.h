@@ -28,8 +28,8 @@ class Value {
     Value(bool value) : data_(value) {}
     // Numbers are doubles as in Lua: integers are exact to 2^53.
     template <typename T>
-        requires(std::is_arithmetic_v<T> && !std::is_same_v<T, bool>)
-    Value(T value) : data_(static_cast<double>(value)) {}
+    requires(std::is_arithmetic_v<T> && !std::is_same_v<T, bool>) Value(T value)
+        : data_(static_cast<double>(value)) {}
     Value(const char* text) : data_(std::string(text)) {}
     Value(std::string_view text) : data_(std::string(text)) {}
     Value(std::string text) : data_(std::move(text)) {}
