@@ -215,6 +215,7 @@ Status Node::Engine::build() {
 
     if (Status status = network_->start(); !status.ok()) return status;
     kernel_->start();
+    started_kernel_.store(kernel_.get());
     gate_ = std::make_unique<HostGate>(*kernel_);
     return {};
 }

@@ -92,7 +92,10 @@ class Node::Engine {
     void close_connections(std::int64_t deadline_ns);
     void end(State state);
 
-    bool on_worker() const { return kernel_ != nullptr && kernel_->scheduler().on_worker(); }
+    bool on_worker() const {
+        Kernel* kernel = started_kernel_.load();
+        return kernel != nullptr && kernel->scheduler().on_worker();
+    }
     bool seeded() const { return config_.seed != 0; }
     bool is_native(const std::string& script) const { return factories_.count(script) != 0; }
 
@@ -113,8 +116,9 @@ class Node::Engine {
     std::unique_ptr<NativeWorld> natives_;
     std::unique_ptr<HostGate> gate_;
 
-    std::atomic<State> state_{State::fresh};  // written under state_mutex_
-    mutable std::shared_mutex life_mutex_;    // shared: the kernel runs on meanwhile
+    std::atomic<Kernel*> started_kernel_{nullptr};  // once its workers run
+    std::atomic<State> state_{State::fresh};        // written under state_mutex_
+    mutable std::shared_mutex life_mutex_;          // shared: the kernel runs on meanwhile
 
     std::mutex state_mutex_;
     std::condition_variable state_changed_;
