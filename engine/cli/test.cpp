@@ -1,3 +1,5 @@
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
@@ -63,13 +65,24 @@ void report(const fs::path& file, const std::string& name, const std::string& te
     indent(text);
 }
 
-// A node for one file. The tests may use everything, so that they can look at the engine.
-Config test_config(const fs::path& file, const TestOptions& options, const std::string& data) {
+// A node for one file. The tests may use everything, so that they can look at the engine. A file
+// beside it that ends in .config.lua instead of .lua says what else is special about the node.
+Result<Config> test_config(const fs::path& file, const TestOptions& options,
+                           const std::string& data) {
     Config config;
+    fs::path special = file;
+    special.replace_extension(".config.lua");
+    std::error_code error;
+    if (fs::is_regular_file(special, error)) {
+        ConfigCheck check = load_config(special.string());
+        if (!check.ok()) return Status::error(StatusCode::invalid, "%s", check.problems[0].c_str());
+        config = std::move(check.config);
+    }
     config.name = "test";
     config.seed = options.seed;
     config.data = data;
-    config.paths = {fs::absolute(file).parent_path().string()};
+    // What a test writes with perilune.file can be spawned, too.
+    config.paths = {fs::absolute(file).parent_path().string(), data};
     config.trusted = {file.stem().string()};
     config.log.level = options.verbose ? "debug" : "off";
     return config;
@@ -82,10 +95,15 @@ void run_file(const fs::path& file, const TestOptions& options, Totals& totals) 
         report(file, name, text);
     };
     std::error_code error;
+    // Its name is the same in each seeded run; else runs at the same time don't meet in it.
     const fs::path data =
         fs::temp_directory_path() /
-        ("perilune_test_" + std::to_string(std::hash<std::string>{}(fs::absolute(file).string())));
-    Node node(test_config(file, options, data.string()));
+        ("perilune_test_" + std::to_string(std::hash<std::string>{}(fs::absolute(file).string())) +
+         "_" + std::to_string(options.seed != 0 ? 0 : getpid()));
+    fs::create_directories(data, error);
+    Result<Config> config = test_config(file, options, data.string());
+    if (!config.ok()) return fail("config", config.status().message());
+    Node node(std::move(config.value()));
     if (const Status status = node.start(); !status.ok()) return fail("start", status.message());
     const std::string script = file.stem().string();
     const Value run_options(Table{{"filter", options.filter}, {"seed", options.seed}});
