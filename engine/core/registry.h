@@ -54,6 +54,7 @@ class Registry {
     // The slot of a live service, or null. The answer may be out of date at once; the
     // receiving actor compares Message::to again.
     Slot* find(Handle handle) {
+        if (!handle) return nullptr;  // what a free slot has for `live`
         Slot* slot = slot_at(handle.slot());
         return slot != nullptr && slot->live.load() == handle.value ? slot : nullptr;
     }

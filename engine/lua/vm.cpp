@@ -92,6 +92,10 @@ void Vm::receive(MessagePtr message) {
     } else if (message->kind == MessageKind::shrink) {
         shrink();
     } else {
+        if (message->kind == MessageKind::kill || message->kind == MessageKind::stop) {
+            const std::string_view usual = message->kind == MessageKind::kill ? "kill" : "stop";
+            end_unstarted(message->to, message->size == 0 ? usual : message->payload());
+        }
         kernel().refuse(std::move(message), CallOutcome::dead);
     }
     if (!ready_.empty()) run_ready();

@@ -192,6 +192,10 @@ class Vm final : public Actor {
     void run_callback(Callback& callback);
     void begin_stop(Service& service, std::string_view reason);
     void end_service(Service& service, std::string_view reason);
+    // The same before its start message has come: control messages overtake it.
+    void end_unstarted(Handle handle, std::string_view reason);
+    void tell_ended(Handle handle, std::vector<Handle> watchers, std::string_view reason,
+                    bool orderly);
     void sweep_dead();
     void report_error(Service& service, const char* what, std::string_view text,
                       std::string_view traceback);

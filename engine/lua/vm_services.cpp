@@ -34,7 +34,7 @@ bool Vm::push_library(lua_State* L, const char* name) {
 void Vm::start_service(MessagePtr message) {
     const Handle handle = message->to;
     Registry::Slot* slot = kernel().registry().find(handle);
-    if (slot == nullptr) {
+    if (slot == nullptr || slot->cell.load() != cell_) {
         kernel().refuse(std::move(message), CallOutcome::dead);
         return;
     }
@@ -315,18 +315,30 @@ void Vm::end_service(Service& service, std::string_view why) {
     if (service.next != nullptr) service.next->previous = service.previous;
     --service_count_;
     dead_.push_back(&service);
-    const bool empty = host_.service_ended(service.handle, this, service.light);
-    if (service.light) {
-        kernel().tell_down(service.handle, watchers, reason, service.orderly);
+    only_ = nullptr;
+    tell_ended(service.handle, std::move(watchers), reason, service.orderly);
+}
+
+void Vm::end_unstarted(Handle handle, std::string_view reason) {
+    const Registry::Slot* slot = kernel().registry().find(handle);
+    if (slot == nullptr || slot->cell.load() != cell_) return;
+    tell_ended(handle, kernel().remove_service(handle), reason, false);
+}
+
+void Vm::tell_ended(Handle handle, std::vector<Handle> watchers, std::string_view reason,
+                    bool orderly) {
+    const bool light = !group_.empty();
+    const bool empty = host_.service_ended(handle, this, light);
+    if (light) {
+        kernel().tell_down(handle, watchers, reason, orderly);
         if (empty) cell_->finished = true;
     } else {
-        only_ = nullptr;
         cell_->finished = true;
         // Told by the destructor, when what waited in the mailbox has been answered.
         watchers_ = std::move(watchers);
-        ended_handle_ = service.handle;
+        ended_handle_ = handle;
         ended_reason_ = reason;
-        ended_orderly_ = service.orderly;
+        ended_orderly_ = orderly;
     }
 }
 
