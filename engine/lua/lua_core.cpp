@@ -1,5 +1,6 @@
 #include "lua/lua_core.h"
 
+#include <cstdarg>
 #include <cstring>
 #include <string>
 
@@ -9,7 +10,51 @@
 
 namespace perilune {
 
-Handle check_address(lua_State* L, int index) {
+namespace {
+
+bool is_library(lua_State* L, std::string_view source) {
+    const std::string_view folder = Vm::of(L).host().options().library_folder;
+    return source.substr(0, 1) == "@" && source.substr(1, folder.size()) == folder;
+}
+
+// Pushes "<file>:<line>: " of the script that runs, below functions of the library.
+void push_where(lua_State* L) {
+    lua_Debug record = {};
+    for (int level = 1; lua_getstack(L, level, &record) != 0; ++level) {
+        lua_getinfo(L, "Sl", &record);
+        if (record.currentline <= 0 || is_library(L, record.source)) continue;
+        lua_pushfstring(L, "%s:%d: ", record.short_src, record.currentline);
+        return;
+    }
+    lua_pushliteral(L, "");
+}
+
+}  // namespace
+
+int misuse(lua_State* L, const char* format, ...) {
+    push_where(L);
+    va_list arguments;
+    va_start(arguments, format);
+    lua_pushvfstring(L, format, arguments);
+    va_end(arguments);
+    lua_concat(L, 2);
+    return lua_error(L);
+}
+
+int argument_error(lua_State* L, const char* function, int index, const char* text) {
+    return misuse(L, "bad argument #%d to '%s' (%s)", index, function, text);
+}
+
+std::string_view check_text(lua_State* L, const char* function, int index) {
+    if (lua_isstring(L, index) == 0) {
+        argument_error(L, function, index, "string expected");
+    }
+    std::size_t size = 0;
+    const char* text = lua_tolstring(L, index, &size);
+    return {text, size};
+}
+
+Handle check_address(lua_State* L, int index, const char* function) {
     if (lua_type(L, index) == LUA_TNUMBER) {
         const lua_Number number = lua_tonumber(L, index);
         if (number >= 0 && number < 9007199254740992.0) {
@@ -20,7 +65,8 @@ Handle check_address(lua_State* L, int index) {
         const char* name = lua_tolstring(L, index, &size);
         return Vm::of(L).kernel().registry().find_name({name, size});
     }
-    luaL_argerror(L, index, "a handle or the name of a service expected");
+    const char* text = "a handle or the name of a service expected";
+    function == nullptr ? luaL_argerror(L, index, text) : argument_error(L, function, index, text);
     return {};
 }
 

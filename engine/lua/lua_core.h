@@ -6,6 +6,8 @@
 // Ownership: none.
 #pragma once
 
+#include <string_view>
+
 #include "core/ids.h"
 #include "lua.hpp"
 
@@ -16,9 +18,15 @@ void push_core_library(lua_State* L);
 // Pushes the table perilune.log.
 void push_log_library(lua_State* L);
 
+// For functions that the script calls through the library: they raise with the line of the
+// script, and call it `function`, "perilune.call".
+int misuse(lua_State* L, const char* format, ...) __attribute__((format(printf, 2, 3)));
+int argument_error(lua_State* L, const char* function, int index, const char* text);
+std::string_view check_text(lua_State* L, const char* function, int index);
+
 // The service that a handle or a name at `index` means; an empty handle when no service has
-// that name. Raises when it is neither.
-Handle check_address(lua_State* L, int index);
+// that name. Raises when it is neither. `function`: as above, or null.
+Handle check_address(lua_State* L, int index, const char* function = nullptr);
 
 // The functions of each part, ending with a null name. Sorted into files by what they do.
 extern const luaL_Reg kMessageFunctions[];  // lua_messages.cpp

@@ -13,10 +13,12 @@ constexpr int kMaxHops = 16;  // of a request that services redirect
 
 // Packs command and arguments (first..top) into `message`; raises when they can't be sent.
 // The command counts as argument 0 in errors: it is checked before.
-void pack_command(lua_State* L, int first, MessagePtr& message) {
+void pack_command(lua_State* L, int first, MessagePtr& message, const char* function = nullptr) {
     if (lua_type(L, first) != LUA_TSTRING) {
         message.reset();
-        luaL_argerror(L, first, "the name of a command expected");
+        const char* text = "the name of a command expected";
+        function == nullptr ? luaL_argerror(L, first, text)
+                            : argument_error(L, function, first, text);
     }
     PayloadWriter out = message->writer();
     std::size_t size = 0;
@@ -27,7 +29,7 @@ void pack_command(lua_State* L, int first, MessagePtr& message) {
         message.reset();
         lua_pushfstring(L, "\"%s\": %s", command, status.message());
         out = PayloadWriter();
-        luaL_error(L, "%s", lua_tostring(L, -1));
+        misuse(L, "%s", lua_tostring(L, -1));
     }
     message->finish(out);
 }
@@ -65,11 +67,12 @@ int message_send(lua_State* L) {
     return 1;
 }
 
-int call_with_limit(lua_State* L, Vm& vm, int to_index, std::int64_t limit_ms) {
-    const Handle to = check_address(L, to_index);
-    Task& task = vm.yieldable_task(L, "perilune.call");
+int call_with_limit(lua_State* L, Vm& vm, const char* function, int to_index,
+                    std::int64_t limit_ms) {
+    const Handle to = check_address(L, to_index, function);
+    Task& task = vm.yieldable_task(L, function);
     MessagePtr message = make_message(MessageKind::call, to, task.service->handle, 0);
-    pack_command(L, to_index + 1, message);
+    pack_command(L, to_index + 1, message, function);
     message->session = vm.begin_wait(task, WaitKind::call, to, limit_ms);
     PostResult result = PostResult::overloaded;
     if (message->session != 0) {
@@ -87,15 +90,17 @@ int call_with_limit(lua_State* L, Vm& vm, int to_index, std::int64_t limit_ms) {
 // core call(to, command, ...) -> results, or a failure for core.finish
 int message_call(lua_State* L) {
     Vm& vm = Vm::of(L);
-    return call_with_limit(L, vm, 1, vm.host().options().call_limit_ms);
+    return call_with_limit(L, vm, "perilune.call", 1, vm.host().options().call_limit_ms);
 }
 
 // core call_within(ms, to, command, ...)
 int message_call_within(lua_State* L) {
-    const lua_Number limit = luaL_checknumber(L, 1);
-    luaL_argcheck(L, limit >= 0 && limit <= 9007199254740992.0, 1,
-                  "milliseconds from 0 (no limit) expected");
-    return call_with_limit(L, Vm::of(L), 2, static_cast<std::int64_t>(limit));
+    const char* function = "perilune.call_within";
+    const lua_Number limit = lua_isnumber(L, 1) != 0 ? lua_tonumber(L, 1) : -1;
+    if (!(limit >= 0 && limit <= 9007199254740992.0)) {
+        return argument_error(L, function, 1, "milliseconds from 0 (no limit) expected");
+    }
+    return call_with_limit(L, Vm::of(L), function, 2, static_cast<std::int64_t>(limit));
 }
 
 // --- answers that come later ---
@@ -187,9 +192,8 @@ int message_publish(lua_State* L) {
     PayloadWriter out;
     const Status status = pack(L, 1, lua_gettop(L), out);
     if (!status.ok()) {
-        lua_pushstring(L, status.message());
         out = PayloadWriter();
-        return lua_error(L);
+        return misuse(L, "perilune.publish: %s", status.message());
     }
     const int count =
         vm.host().publish({topic, size}, self, std::string_view(out.data(), out.size()));

@@ -19,8 +19,7 @@ std::string string_field(lua_State* L, int index, const char* name) {
     std::string value;
     if (!lua_isnil(L, -1)) {
         if (lua_type(L, -1) != LUA_TSTRING) {
-            luaL_error(L, "perilune.spawn: `%s` is a string, this is a %s", name,
-                       luaL_typename(L, -1));
+            misuse(L, "perilune.spawn: `%s` is a string, this is a %s", name, luaL_typename(L, -1));
         }
         std::size_t size = 0;
         const char* text = lua_tolstring(L, -1, &size);
@@ -35,12 +34,11 @@ double number_field(lua_State* L, int index, const char* name, double most) {
     double value = 0;
     if (!lua_isnil(L, -1)) {
         if (lua_type(L, -1) != LUA_TNUMBER) {
-            luaL_error(L, "perilune.spawn: `%s` is a number, this is a %s", name,
-                       luaL_typename(L, -1));
+            misuse(L, "perilune.spawn: `%s` is a number, this is a %s", name, luaL_typename(L, -1));
         }
         value = lua_tonumber(L, -1);
         if (!(value > 0 && value <= most)) {
-            luaL_error(L, "perilune.spawn: `%s` is between 0 and %f", name, most);
+            misuse(L, "perilune.spawn: `%s` is between 0 and %f", name, most);
         }
     }
     lua_pop(L, 1);
@@ -55,30 +53,31 @@ void check_spawn_keys(lua_State* L, int index) {
             lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : std::string_view();
         if (key != "name" && key != "group" && key != "memory_mb" && key != "mailbox" &&
             key != "monitor") {
-            luaL_error(L,
-                       "perilune.spawn: unknown option \"%s\" (name, group, memory_mb, mailbox, "
-                       "monitor; the options of the service itself come before)",
-                       lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "?");
+            misuse(L,
+                   "perilune.spawn: unknown option \"%s\" (name, group, memory_mb, mailbox, "
+                   "monitor; the options of the service itself come before)",
+                   lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "?");
         }
     }
 }
 
 // core_spawn(script, options, spawn_options) -> handle, or a failure for core.finish
 int service_spawn(lua_State* L) {
-    std::size_t size = 0;
-    const char* script = luaL_checklstring(L, 1, &size);
+    const std::string_view script = check_text(L, "perilune.spawn", 1);
     lua_settop(L, 3);
     Vm& vm = Vm::of(L);
     Task& task = vm.yieldable_task(L, "perilune.spawn");
     if (!lua_isnil(L, 3)) {
-        luaL_checktype(L, 3, LUA_TTABLE);
+        if (!lua_istable(L, 3)) {
+            return argument_error(L, "perilune.spawn", 3, "a table of options expected");
+        }
         check_spawn_keys(L, 3);
     }
     std::uint64_t session = 0;
     int failure = 0;
     {
         SpawnRequest request;
-        request.script.assign(script, size);
+        request.script = script;
         request.from = task.service->handle;
         if (!lua_isnil(L, 3)) {
             request.name = string_field(L, 3, "name");
@@ -91,11 +90,11 @@ int service_spawn(lua_State* L) {
             lua_pop(L, 1);
         }
         PayloadWriter out;
-        const Status packed = pack(L, 2, 2, out);
-        if (!packed.ok()) return push_failure(L, CallOutcome::error, packed.message());
+        const Status packed = pack(L, 2, 2, out, "options");
+        if (!packed.ok()) return misuse(L, "perilune.spawn: %s", packed.message());
         request.options.assign(out.data(), out.size());
         session = vm.begin_wait(task, WaitKind::call, {}, 0);
-        if (session == 0) return luaL_error(L, "over a million tasks wait here");
+        if (session == 0) return misuse(L, "over a million tasks wait here");
         request.session = session;
         const Result<Handle> handle = vm.host().spawn(request);
         if (!handle.ok()) {
@@ -114,11 +113,11 @@ int service_spawn(lua_State* L) {
 // core_stop(to, reason) -> true | false, or a failure
 int service_stop(lua_State* L) {
     Vm& vm = Vm::of(L);
-    const Handle to = check_address(L, 1);
+    const Handle to = check_address(L, 1, "perilune.stop");
     const char* reason = luaL_optstring(L, 2, "stop");
     Task& task = vm.yieldable_task(L, "perilune.stop");
     if (to == task.service->handle) {
-        return luaL_error(L, "perilune.stop: a service ends itself with perilune.exit");
+        return misuse(L, "perilune.stop: a service ends itself with perilune.exit");
     }
     const std::uint64_t session =
         vm.begin_wait(task, WaitKind::call, to, vm.host().options().stop_limit_ms + 5000);
@@ -173,8 +172,11 @@ int service_find(lua_State* L) {
     std::size_t size = 0;
     const char* name = luaL_checklstring(L, 1, &size);
     const Handle handle = Vm::of(L).kernel().registry().find_name({name, size});
-    if (!handle) return 0;
-    lua_pushnumber(L, static_cast<lua_Number>(handle.value));
+    if (handle) {
+        lua_pushnumber(L, static_cast<lua_Number>(handle.value));
+    } else {
+        lua_pushnil(L);
+    }
     return 1;
 }
 
@@ -210,14 +212,13 @@ int service_link(lua_State* L) {
 
 // core_claim(name) -> handle | nil (the caller starts it), or waits for who does
 int service_claim(lua_State* L) {
-    std::size_t size = 0;
-    const char* name = luaL_checklstring(L, 1, &size);
+    const std::string_view name = check_text(L, "perilune.unique", 1);
     Vm& vm = Vm::of(L);
     Task& task = vm.yieldable_task(L, "perilune.unique");
     const std::uint64_t session = vm.begin_wait(task, WaitKind::call, {}, 0);
-    if (session == 0) return luaL_error(L, "over a million tasks wait here");
+    if (session == 0) return misuse(L, "over a million tasks wait here");
     Handle existing;
-    switch (vm.host().claim({name, size}, task.service->handle, session, &existing)) {
+    switch (vm.host().claim(name, task.service->handle, session, &existing)) {
         case LuaHost::Claim::waiting: return lua_yield(L, 0);
         case LuaHost::Claim::exists:
             vm.drop_wait(session);
@@ -242,23 +243,22 @@ int service_settle(lua_State* L) {
 
 // core_reload(name) -> services, problems; each service answers by waking `token`
 int service_reload(lua_State* L) {
-    const char* name = luaL_optstring(L, 1, "");
+    const std::string_view name =
+        lua_isnoneornil(L, 1) ? std::string_view() : check_text(L, "perilune.reload", 1);
     Vm& vm = Vm::of(L);
     Task& task = vm.yieldable_task(L, "perilune.reload");
     const std::uint64_t session = vm.begin_wait(task, WaitKind::call, {}, 0);
-    if (session == 0) return luaL_error(L, "over a million tasks wait here");
+    if (session == 0) return misuse(L, "over a million tasks wait here");
     if (!vm.host().reload(name, task.service->handle, session)) {
         vm.drop_wait(session);
-        return luaL_error(L, "perilune.reload: another reload is under way");
+        return misuse(L, "perilune.reload: another reload is under way");
     }
     return lua_yield(L, 0);
 }
 
 // shared(name, value) -> data | nil
 int service_shared(lua_State* L) {
-    std::size_t size = 0;
-    const char* text = luaL_checklstring(L, 1, &size);
-    const std::string_view name(text, size);
+    const std::string_view name = check_text(L, "perilune.shared", 1);
     SharedStore& store = Vm::of(L).kernel().shared();
     if (lua_gettop(L) >= 2) {
         luaL_checktype(L, 2, LUA_TTABLE);
@@ -267,11 +267,14 @@ int service_shared(lua_State* L) {
         if (status.ok()) status = store.put(name, out.data(), out.size());
         if (!status.ok()) {
             out = PayloadWriter();
-            return luaL_error(L, "perilune.shared: %s", status.message());
+            return misuse(L, "perilune.shared: %s", status.message());
         }
     }
     std::shared_ptr<const SharedTree> tree = store.get(name);
-    if (tree == nullptr) return 0;
+    if (tree == nullptr) {
+        lua_pushnil(L);
+        return 1;
+    }
     Vm::of(L).needs_close();
     push_shared_tree(L, std::move(tree));
     return 1;
@@ -288,7 +291,7 @@ int service_data(lua_State* L) {
     const Result<std::shared_ptr<const Script>> script = vm.host().scripts().refresh({name, size});
     Status status = script.status();
     if (script.ok()) status = vm.push_script(L, script.value(), 2, false);
-    if (!status.ok()) return luaL_error(L, "%s", status.message());
+    if (!status.ok()) return misuse(L, "%s", status.message());
     lua_call(L, 0, 1);
     return 1;
 }
@@ -302,19 +305,17 @@ int service_env(lua_State* L) {
             return 1;
         }
     }
-    const char* value = std::getenv(name);
-    if (value == nullptr) return 0;
-    lua_pushstring(L, value);
+    lua_pushstring(L, std::getenv(name));  // nil of null
     return 1;
 }
 
 // core_inspect(to) -> stats, or a failure
 int service_inspect(lua_State* L) {
     Vm& vm = Vm::of(L);
-    const Handle to = check_address(L, 1);
+    const Handle to = check_address(L, 1, "perilune.stats");
     Task& task = vm.yieldable_task(L, "perilune.stats");
     const std::uint64_t session = vm.begin_wait(task, WaitKind::call, to, 5000);
-    if (session == 0) return luaL_error(L, "over a million tasks wait here");
+    if (session == 0) return misuse(L, "over a million tasks wait here");
     MessagePtr message = make_message(MessageKind::inspect, to, task.service->handle, session);
     if (vm.kernel().post_control(std::move(message)) != PostResult::ok) {
         vm.drop_wait(session);

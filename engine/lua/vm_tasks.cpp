@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "lua/lua_codec.h"
+#include "lua/lua_core.h"
 #include "lua/sandbox.h"
 #include "lua/vm.h"
 
@@ -585,12 +586,12 @@ Service& Vm::service(lua_State* L) {
 }
 
 Task& Vm::yieldable_task(lua_State* L, const char* what) {
-    if (current_ == nullptr) luaL_error(L, "%s: only a service can do this", what);
+    if (current_ == nullptr) misuse(L, "%s: only a service can do this", what);
     if (current_->thread != L) {
-        luaL_error(L,
-                   "%s waits, which it can't in a coroutine that the script made: use "
-                   "perilune.fork instead of coroutine.create",
-                   what);
+        misuse(L,
+               "%s waits, which it can't in a coroutine that the script made: use "
+               "perilune.fork instead of coroutine.create",
+               what);
     }
     return *current_;
 }
