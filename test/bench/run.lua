@@ -1,5 +1,6 @@
 -- Runs the benchmarks, one process a job, in turns, and prints medians beside targets and
--- references. Run by test/bench/run, in the root of the repository.
+-- references. Run by test/bench/run, in the root of the repository. Rounds of a job during which
+-- other processes were busy don't count where there is a quiet one.
 
 local jobs, figures, growth = unpack(dofile("test/bench/figures.lua"))
 
@@ -10,7 +11,7 @@ local reps = smoke and 1 or tonumber(os.getenv("BENCH_REPS") or 3)
 local build = os.getenv("PERILUNE_BUILD") or "build/release"
 local RESULTS = "build/bench/results.txt"
 local LIMIT = smoke and 60 or 300 -- seconds a job
-local NOISE = 0.2 -- cores that others may use before it is worth mentioning
+local NOISE = 0.2 -- cores that others may use in a quiet round
 
 local function shell_line(command)
   local pipe = assert(io.popen(command))
@@ -40,6 +41,15 @@ end
 
 local function wall_seconds()
   return tonumber(shell_line("date +%s.%N"))
+end
+
+-- Begins to look how many cores others use; what is returned says how many it were.
+local function watch_others()
+  local machine, own, began = machine_ticks(), own_ticks(), wall_seconds()
+  return function()
+    local ticks = (machine_ticks() - machine) - (own_ticks() - own)
+    return ticks / 100 / (wall_seconds() - began)
+  end
 end
 
 local function median(values)
@@ -199,15 +209,17 @@ for _, job in ipairs(jobs) do
 end
 
 local samples, failures, passed = {}, {}, 0
-local ticks, own, began = machine_ticks(), own_ticks(), wall_seconds()
+local others = watch_others()
 for rep = 1, reps do
   for i, job in ipairs(chosen) do
     progress(("bench: round %d of %d, %d of %d: %s"):format(rep, reps, i, #chosen, job.name))
+    local noise = watch_others()
     local results, problem = run(job, log)
+    local kind = noise() <= NOISE and "quiet" or "noisy"
     for _, result in ipairs(results or {}) do
       local name, value = unpack(result)
-      samples[name] = samples[name] or {}
-      table.insert(samples[name], value)
+      samples[name] = samples[name] or { quiet = {}, noisy = {} }
+      table.insert(samples[name][kind], value)
     end
     if results then
       passed = passed + 1
@@ -217,17 +229,19 @@ for rep = 1, reps do
   end
 end
 progress("")
-local others = ((machine_ticks() - ticks) - (own_ticks() - own)) / 100 / (wall_seconds() - began)
 log:close()
 
 local found = {}
-for name, values in pairs(samples) do found[name] = median(values) end
+for name, values in pairs(samples) do
+  found[name] = median(#values.quiet > 0 and values.quiet or values.noisy)
+end
 
 if not smoke then
   print(machine)
   print(("medians of %d; every line of RESULT is in %s"):format(reps, RESULTS))
-  if others > NOISE then
-    print(("other processes used %.1f cores meanwhile: rates are too low"):format(others))
+  local cores = others()
+  if cores > NOISE then
+    print(("other processes used %.1f cores meanwhile: rates are too low"):format(cores))
   end
   print()
   figures_table(found)
