@@ -50,7 +50,7 @@ TEST_SOURCES := $(wildcard test/core/*.cpp test/net/*.cpp test/embed/*.cpp)
 # Each of these files is a program: examples/embed/embed.cpp -> build/<mode>/examples/embed/embed
 PROGRAM_SOURCES := $(wildcard examples/*/*.cpp)
 BENCH_SOURCES := $(wildcard test/bench/*.cpp)
-LUA_TESTS := $(wildcard test/lua test/service test/regress)
+LUA_TESTS := $(wildcard test/lua test/service test/regress examples)
 
 object = $(patsubst %.cpp,$(B)/obj/%.o,$(1))
 SOURCES := $(LIBRARY_SOURCES) $(MAIN_SOURCES) $(TEST_SOURCES) $(PROGRAM_SOURCES) $(BENCH_SOURCES)

@@ -60,6 +60,7 @@ void open_cjson(lua_State* L, lua_CFunction opener, const char* name) {
     lua_getfield(L, -1, "decode_invalid_numbers");
     lua_pushboolean(L, 0);
     lua_call(L, 1, 0);
+    Vm::of(L).needs_close();
 }
 
 // string.buffer without the methods that hand out raw memory: a pointer of ref() that was

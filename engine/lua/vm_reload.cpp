@@ -15,7 +15,9 @@ namespace {
 // Pushes {debug, util, flush, dump}: what the library needs and services must not have.
 void push_privileged(lua_State* L, bool jit_on) {
     lua_createtable(L, 0, 4);
-    // The openers set globals, which are put back.
+    // The openers set globals, which are put back; what is loaded already they would leave out.
+    lua_pushnil(L);
+    lua_setfield(L, LUA_REGISTRYINDEX, "_LOADED");
     for (const char* name : {LUA_DBLIBNAME, LUA_JITLIBNAME}) {
         lua_pushstring(L, name);
         lua_rawget(L, LUA_GLOBALSINDEX);
@@ -145,8 +147,9 @@ int Vm::reload_protected(lua_State* L) {
 }
 
 // push_script(), raising when that fails.
-void Vm::push_text(lua_State* L, const std::shared_ptr<const Script>& script, int environment) {
-    const Status status = push_script(L, script, environment, false);
+void Vm::push_text(lua_State* L, const std::shared_ptr<const Script>& script, int environment,
+                   bool shared) {
+    const Status status = push_script(L, script, environment, shared);
     if (!status.ok()) luaL_error(L, "%s", status.message());
 }
 
@@ -220,7 +223,7 @@ void Vm::reload_here(lua_State* L, Reloading& reloading) {
         require(L, name.c_str());
         lua_pop(L, 1);
     }
-    push_text(L, reloading.script, kScratch);
+    push_text(L, reloading.script, kScratch, service.light);
     lua_pushvalue(L, -1);
     lua_setfield(L, kNew, "main");
     lua_call(L, 0, 2);
@@ -230,6 +233,15 @@ void Vm::reload_here(lua_State* L, Reloading& reloading) {
     luaL_unref(L, LUA_REGISTRYINDEX, service.loaded);
     service.environment = old_environment;
     service.loaded = old_loaded;
+
+    // Modules that the new text is the first to require are new as well.
+    if (service.modules != nullptr) {
+        for (const auto& [name, script] : *service.modules) {
+            lua_getfield(L, kOldLoaded, name.c_str());
+            if (lua_isnil(L, -1)) reloading.modules.emplace_back(name, script);
+            lua_pop(L, 1);
+        }
+    }
 
     lua_pushvalue(L, kScratch);
     lua_setfield(L, kNew, "env");
@@ -287,21 +299,6 @@ void Vm::reload_here(lua_State* L, Reloading& reloading) {
         lua_setfield(L, kOldLoaded, name.c_str());
         for (auto& [known, old] : *service.modules) {
             if (known == name) old = script;
-        }
-    }
-    // Modules that the new text is the first to require.
-    lua_pushnil(L);
-    while (lua_next(L, kNewLoaded) != 0) {
-        lua_pushvalue(L, -2);
-        lua_rawget(L, kOldLoaded);
-        const bool known = !lua_isnil(L, -1);
-        lua_pop(L, 1);
-        lua_pushvalue(L, -2);
-        lua_insert(L, -2);
-        if (known) {
-            lua_pop(L, 2);
-        } else {
-            lua_rawset(L, kOldLoaded);
         }
     }
     service.script = reloading.script;

@@ -137,7 +137,11 @@ void Vm::loaded(Task* task) {
     if (clients) {
         // The library that decodes packets for the second table.
         current_ = task;
-        const bool ok = push_library(co, "perilune.client");
+        bool ok = push_library(co, "perilune.client");
+        if (ok) {
+            lua_getfield(co, -1, "attach");
+            ok = lua_pcall(co, 0, 0, 0) == 0;
+        }
         current_ = nullptr;
         if (!ok) {
             const std::string text = error_text(co, lua_gettop(co));

@@ -562,6 +562,8 @@ void Network::on_connecting(ConnectionId id, std::uint32_t ready) {
     c->addresses.reset();
     c->polled_id = id.value;
     c->readable = true;
+    // The peer may have sent and closed before this: no further event tells of it.
+    if ((ready & (kEnded | kBroken)) != 0) c->ended = true;
     c->last_receive_ns.store(kernel_.clock().coarse_ns());
     if (c->idle_ms > 0) watch(*c, now_ns() + c->idle_ms * kNsPerMs);
     if (post_event(*c, c->owner, SocketEvent::connected, c->peer.text()) == PostResult::dead) {
