@@ -50,14 +50,17 @@ TEST_SOURCES := $(wildcard test/core/*.cpp test/net/*.cpp test/embed/*.cpp)
 # Each of these files is a program: examples/embed/embed.cpp -> build/<mode>/examples/embed/embed
 PROGRAM_SOURCES := $(wildcard examples/*/*.cpp)
 BENCH_SOURCES := $(wildcard test/bench/*.cpp)
+FUZZ_SOURCES := $(wildcard test/fuzz/*.cpp)
 LUA_TESTS := $(wildcard test/lua test/service test/regress examples)
 
 object = $(patsubst %.cpp,$(B)/obj/%.o,$(1))
-SOURCES := $(LIBRARY_SOURCES) $(MAIN_SOURCES) $(TEST_SOURCES) $(PROGRAM_SOURCES) $(BENCH_SOURCES)
+SOURCES := $(LIBRARY_SOURCES) $(MAIN_SOURCES) $(TEST_SOURCES) $(PROGRAM_SOURCES) $(BENCH_SOURCES) \
+	$(FUZZ_SOURCES)
 NODE := $(if $(MAIN_SOURCES),$(B)/perilune)
 CORE_TESTS := $(if $(TEST_SOURCES),$(B)/core_tests)
 PROGRAMS := $(patsubst %.cpp,$(B)/%,$(PROGRAM_SOURCES))
 BENCHES := $(patsubst test/%.cpp,$(B)/%,$(BENCH_SOURCES))
+FUZZERS := $(patsubst test/%.cpp,$(B)/%,$(FUZZ_SOURCES))
 
 # ---- building ----
 
@@ -99,7 +102,7 @@ $(B)/core_tests: $(call object,$(TEST_SOURCES)) $(B)/libperilune.a
 $(PROGRAMS): $(B)/%: $(B)/obj/%.o $(B)/libperilune.a
 	$(call link)
 
-$(BENCHES): $(B)/%: $(B)/obj/test/%.o $(B)/libperilune.a
+$(BENCHES) $(FUZZERS): $(B)/%: $(B)/obj/test/%.o $(B)/libperilune.a
 	$(call link)
 
 -include $(patsubst %.o,%.d,$(call object,$(SOURCES)))
@@ -136,6 +139,14 @@ asan: ## builds with AddressSanitizer and UBSan, and runs the core and Lua tests
 
 tsan: ## the same with ThreadSanitizer
 	@$(MAKE) MODE=tsan test
+
+FUZZ_RUNS ?= 20000
+
+fuzz: ## feeds FUZZ_RUNS random inputs to each decoder, under AddressSanitizer and UBSan
+	@$(MAKE) MODE=asan fuzz-run
+
+fuzz-run: $(FUZZERS)
+	@for fuzzer in $^; do echo "$$fuzzer: $(FUZZ_RUNS) inputs" && $$fuzzer $(FUZZ_RUNS) || exit 1; done
 
 bench: build $(BENCHES) ## prints the benchmarks with their targets and references
 	@[ ! -x test/bench/run ] || PERILUNE_BUILD=$(B) test/bench/run
@@ -190,5 +201,5 @@ help:
 		while IFS='|' read -r goal text; do printf '%-20s %s\n' "$$goal" "$$text"; done
 
 FORCE:
-.PHONY: FORCE build run test test-programs test-core test-lua asan tsan bench bench-smoke soak \
+.PHONY: FORCE build run test fuzz fuzz-run test-programs test-core test-lua asan tsan bench bench-smoke soak \
 	lint format docs install packages clean distclean help

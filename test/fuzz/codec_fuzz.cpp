@@ -1,17 +1,10 @@
 // Fuzzes the decoders of payloads: C++ values, a Lua stack, shared trees.
 //
-// All three must take the same payloads; what they take must survive being written again. With
-// libFuzzer:
+// All three must take the same payloads; what they take must survive being written again.
 //
-//   clang++-14 -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -Iengine -Iengine/include
-//       -isystem build/3rd/include test/fuzz/codec_fuzz.cpp engine/core/{codec,value,shared_tree,
-//       status,buffer}.cpp engine/lua/lua_{codec,shared}.cpp build/3rd/lib/libluajit.a -ldl -lm
-//
-// With -DPERILUNE_FUZZ_MAIN and any compiler it is a program of its own:
-//
-//   codec_fuzz corpus <folder>     writes a corpus to begin with
-//   codec_fuzz replay <file>...    runs these inputs
-//   codec_fuzz random <runs>       mutates the corpus by itself, always in the same way
+//   with libFuzzer   clang++ -fsanitize=fuzzer,address -DPERILUNE_LIBFUZZER ...
+//   without          `make fuzz`, or give it files, or a number of random runs:
+//                    codec_fuzz 1000000; codec_fuzz crash-0123; codec_fuzz corpus <folder>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -168,7 +161,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     return 0;
 }
 
-#ifdef PERILUNE_FUZZ_MAIN
+#ifndef PERILUNE_LIBFUZZER
 
 namespace {
 
@@ -235,25 +228,27 @@ void mutate(std::string& bytes, std::mt19937_64& random, const std::vector<std::
 }  // namespace
 
 int main(int count, char** arguments) {
-    const std::string mode = count > 2 ? arguments[1] : "";
     const std::vector<std::string> seeds = corpus();
-    if (mode == "corpus") {
+    if (count == 3 && std::string(arguments[1]) == "corpus") {
         for (std::size_t i = 0; i < seeds.size(); ++i) {
             std::ofstream file(std::string(arguments[2]) + "/seed" + std::to_string(i),
                                std::ios::binary);
             file << seeds[i];
             if (!file.flush()) return 1;
         }
-    } else if (mode == "replay") {
-        for (int i = 2; i < count; ++i) {
+        return 0;
+    }
+    for (int i = 1; i < count; ++i) {
+        char* end = nullptr;
+        const long runs = std::strtol(arguments[i], &end, 10);
+        if (*end != '\0') {
             std::ifstream file(arguments[i], std::ios::binary);
             const std::string bytes{std::istreambuf_iterator<char>(file), {}};
             run(bytes.data(), bytes.size());
+            continue;
         }
-    } else if (mode == "random") {
         std::mt19937_64 random(1);
-        const long runs = std::atol(arguments[2]);
-        for (long i = 0; i < runs; ++i) {
+        for (long done = 0; done < runs; ++done) {
             std::string bytes = seeds[random() % seeds.size()];
             for (std::size_t steps = 1 + random() % 6; steps > 0; --steps) {
                 mutate(bytes, random, seeds);
@@ -261,12 +256,7 @@ int main(int count, char** arguments) {
             const std::vector<char> exact(bytes.begin(), bytes.end());  // for the sanitizer
             run(exact.data(), exact.size());
         }
-        std::printf("%ld runs\n", runs);
-    } else {
-        std::fprintf(stderr, "usage: codec_fuzz corpus <folder> | replay <file>... | random <n>\n");
-        return 2;
     }
     return 0;
 }
-
 #endif
