@@ -19,7 +19,7 @@ void open_sandbox(lua_State* L, std::uint64_t seed);
 
 // Pushes the environment of a new service: the state's globals for one that is alone in its
 // state; a table of its own, over read-only libraries, for a light one. A trusted one gets io,
-// os, debug, ffi and package besides.
+// os, debug and ffi besides.
 void push_environment(lua_State* L, bool light, bool trusted);
 
 // Turns the compiler on, opening its library at the first time.
