@@ -84,6 +84,7 @@ int call_with_limit(lua_State* L, Vm& vm, const char* function, int to_index,
         vm.kernel().counters().calls_failed.fetch_add(1, std::memory_order_relaxed);
         return push_refused(L, to_index, result);
     }
+    lua_settop(L, 0);  // room for the reply
     return lua_yield(L, 0);
 }
 

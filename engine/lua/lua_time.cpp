@@ -136,6 +136,18 @@ int time_wake(lua_State* L) {
     return 1;
 }
 
+// core watch(token, index): the token is woken with (index, false, why) should the running task
+// be killed, without index where that is nil
+int time_watch(lua_State* L) {
+    const lua_Number token = luaL_checknumber(L, 1);
+    Vm& vm = Vm::of(L);
+    vm.service(L);
+    Task& task = *vm.current();
+    task.watcher = token >= 0 && token < kMaxMs ? static_cast<std::uint64_t>(token) : 0;
+    task.watcher_index = static_cast<int>(luaL_optinteger(L, 2, 0));
+    return 0;
+}
+
 // --- locks ---
 
 constexpr const char* kLockType = "perilune.lock";
@@ -204,6 +216,7 @@ const luaL_Reg kTimeFunctions[] = {
     {"core_token", time_token},
     {"core_wait", time_wait},
     {"core_wake", time_wake},
+    {"core_watch", time_watch},
     {"core_lock", time_lock},
     {"core_enter", time_enter},
     {"core_leave", time_leave},

@@ -41,7 +41,10 @@ struct Task {
     bool ready = false;      // in the VM's list of tasks to be resumed
     Purpose purpose = Purpose::command;
     Lock* locks = nullptr;  // locks that it holds
-    char name[24] = {};     // what it runs, for reports
+    // Woken with {watcher_index unless 0, false, why} when the task is killed; 0: none.
+    std::uint64_t watcher = 0;
+    int watcher_index = 0;
+    char name[24] = {};  // what it runs, for reports
 };
 
 enum class WaitKind : std::uint8_t { free, call, timer, token };

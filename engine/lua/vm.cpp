@@ -193,7 +193,8 @@ int unpack_protected(lua_State* L) {
     int count = 0;
     arguments.status = unpack(L, arguments.data, arguments.size, &count);
     if (arguments.status.ok()) {
-        luaL_checkstack(arguments.to, count, "too many values");
+        // Not luaL_checkstack, which would raise in the other coroutine.
+        if (lua_checkstack(arguments.to, count) == 0) return luaL_error(L, "too many values");
         lua_xmove(L, arguments.to, count);
         *arguments.count += count;
     }

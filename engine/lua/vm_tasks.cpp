@@ -36,6 +36,7 @@ Task* Vm::take_task(Service& service, std::string_view name) {
     }
     task->service = &service;
     task->sender = {};
+    task->watcher = 0;
     task->purpose = Purpose::command;
     const std::size_t length = std::min(name.size(), sizeof task->name - 1);
     std::memcpy(task->name, name.data(), length);
@@ -143,6 +144,16 @@ void Vm::fail_task(Task* task, Ending ending) {
             break;
         default: break;
     }
+    if (ending == Ending::killed && task->watcher != 0) {
+        int count = 2;
+        if (task->watcher_index != 0) {
+            lua_pushinteger(L_, task->watcher_index);
+            ++count;
+        }
+        lua_pushboolean(L_, 0);
+        lua_pushlstring(L_, text.data(), text.size());
+        wake(L_, service, task->watcher, count);
+    }
     const bool memory = ending == Ending::killed && kill_for_memory_;
     if (ending == Ending::killed) settle_kill();
     report_error(service, task->name, text, traceback);
@@ -174,7 +185,11 @@ void Vm::fail_task(Task* task, Ending ending) {
 
 void Vm::fork(lua_State* L, Service& service, int arguments) {
     Task* task = take_task(service, "fork");
-    luaL_checkstack(task->thread, arguments + 1, "too many values");
+    // Not luaL_checkstack, which would raise in the other coroutine.
+    if (lua_checkstack(task->thread, arguments + 1) == 0) {
+        give_task(task, true);
+        luaL_error(L, "perilune.fork: too many arguments");
+    }
     lua_xmove(L, task->thread, arguments + 1);
     task->ready = true;
     if (current_ != nullptr) task->sender = current_->sender;
@@ -335,13 +350,13 @@ bool Vm::wake(lua_State* L, Service& service, std::uint64_t token, int count) {
         return true;
     }
     Task* task = wait->task;
+    if (task->thread != L && lua_checkstack(task->thread, count) == 0) {
+        luaL_error(L, "core.wake: too many values");
+    }
     if (wait->timer && kernel().cancel_timer(service.timers, wait->timer)) --service.timer_count;
     free_wait(task->wait);
     task->wait = 0;
-    if (task->thread != L) {
-        luaL_checkstack(task->thread, count, "too many values");
-        lua_xmove(L, task->thread, count);
-    }
+    if (task->thread != L) lua_xmove(L, task->thread, count);
     task->ready = true;
     ready_.emplace_back(task, count);
     return true;

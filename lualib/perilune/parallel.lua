@@ -4,6 +4,7 @@ local core = require "perilune.core"
 local native = core.native
 local fork = native "fork"
 local token, wait, wake = native "core_token", native "core_wait", native "core_wake"
+local watch = native "core_watch"
 local new_lock, enter, leave = native "core_lock", native "core_enter", native "core_leave"
 
 ---@class perilune
@@ -26,22 +27,31 @@ function parallel.queue()
   end
 end
 
+local function check_bodies(bodies, name)
+  if type(bodies) ~= "table" then error(name .. ": a list of functions expected", 3) end
+  for index = 1, #bodies do
+    if type(bodies[index]) ~= "function" then
+      error(("%s: [%d] is a %s, a function expected"):format(name, index, type(bodies[index])), 3)
+    end
+  end
+end
+
 ---Runs functions at the same time and waits for all of them.
 ---@async
 ---@param bodies (fun(): any)[]
 ---@return table results by index {true, value} or {false, error}
 function parallel.wait_all(bodies)
-  local results, left = {}, #bodies
-  if left == 0 then return results end
-  local done = token()
+  check_bodies(bodies, "perilune.wait_all")
+  local tokens, results = {}, {}
   for index, body in ipairs(bodies) do
+    local done = token()
+    tokens[index] = done
     fork(function()
-      results[index] = { pcall(body) }
-      left = left - 1
-      if left == 0 then wake(done) end
+      watch(done)
+      wake(done, pcall(body))
     end)
   end
-  wait(done)
+  for index, done in ipairs(tokens) do results[index] = { wait(done) } end
   return results
 end
 
@@ -52,10 +62,14 @@ end
 ---@return boolean ok
 ---@return any value or error
 function parallel.race(bodies)
+  check_bodies(bodies, "perilune.race")
   if #bodies == 0 then error("perilune.race: there is nothing to wait for", 2) end
   local first = token()
   for index, body in ipairs(bodies) do
-    fork(function() wake(first, index, pcall(body)) end)
+    fork(function()
+      watch(first, index)
+      wake(first, index, pcall(body))
+    end)
   end
   return wait(first)
 end

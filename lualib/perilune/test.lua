@@ -24,6 +24,7 @@ local socket = require "perilune.socket"
 
 local new_token, wait, wake =
   core.native "core_token", core.native "core_wait", core.native "core_wake"
+local watch = core.native "core_watch"
 
 local SETTLE_MS = 2000
 
@@ -160,7 +161,10 @@ end
 -- Runs a function in a task of its own. true, or false and why.
 local function run_within(body, ms)
   local done = new_token()
-  perilune.fork(function() wake(done, xpcall(body, add_traceback)) end)
+  perilune.fork(function()
+    watch(done)
+    wake(done, xpcall(body, add_traceback))
+  end)
   local ok, message = wait(done, ms)
   if ok then return true end
   if ok == nil and message == "timeout" then return false, ("took longer than %d ms"):format(ms) end
