@@ -196,15 +196,30 @@ int service_unmonitor(lua_State* L) {
     return 1;
 }
 
+// The other is stopped when the running service dies in bad order. False when it is dead.
+bool tie(Vm& vm, const Service& service, Handle to) {
+    if (!vm.kernel().registry().alive(to)) return false;
+    MessagePtr message = make_message(MessageKind::link, to, service.handle, 0);
+    vm.kernel().registry().monitor(to, service.handle);
+    return vm.kernel().post(message) == PostResult::ok;
+}
+
+// core_tie(to)
+int service_tie(lua_State* L) {
+    Vm& vm = Vm::of(L);
+    const Handle to = check_address(L, 1);
+    lua_pushboolean(L, tie(vm, vm.service(L), to) ? 1 : 0);
+    return 1;
+}
+
 // link(to)
 int service_link(lua_State* L) {
     Vm& vm = Vm::of(L);
     const Handle to = check_address(L, 1);
     Service& service = vm.service(L);
-    if (!vm.add_monitor(service, to)) return luaL_error(L, "perilune.link: the service is dead");
-    MessagePtr message = make_message(MessageKind::link, to, service.handle, 0);
-    vm.kernel().registry().monitor(to, service.handle);
-    (void)vm.kernel().post(message);
+    if (!vm.add_monitor(service, to) || !tie(vm, service, to)) {
+        return luaL_error(L, "perilune.link: the service is dead");
+    }
     if (service.links == nullptr) service.links = std::make_unique<std::vector<Handle>>();
     service.links->push_back(to);
     return 0;
@@ -351,6 +366,7 @@ const luaL_Reg kServiceFunctions[] = {
     {"monitor", service_monitor},
     {"unmonitor", service_unmonitor},
     {"link", service_link},
+    {"core_tie", service_tie},
     {"core_claim", service_claim},
     {"core_settle", service_settle},
     {"core_reload", service_reload},

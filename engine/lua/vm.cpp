@@ -295,7 +295,8 @@ void Vm::run_down(Service& service, MessagePtr message) {
     lua_xmove(L_, task->thread, 1);
     lua_pushnumber(task->thread, static_cast<lua_Number>(message->from.value));
     lua_pushlstring(task->thread, reason.data(), reason.size());
-    resume(task, 2);
+    lua_pushboolean(task->thread, message->detail);
+    resume(task, 3);
 }
 
 void Vm::finish_wait(Service& service, MessagePtr message) {

@@ -11,11 +11,14 @@ local core = {}
 ---  core_call(to, command, ...), core_call_within(ms, to, command, ...), core_spawn(script,
 ---    options, spawn_options), core_stop(to, reason), core_claim(name), core_reload(name),
 ---    core_inspect(to): wait; what they return goes through finish()
+---  core_tie(to) -> boolean: `to` is stopped when the running service dies other than in good order
 ---  core_settle(name, handle, error): what became of a claim
 ---  core_shared(name, table), core_inspect_self()
 ---  core_token() -> token; core_wait(token, ms) -> ... | nil, "timeout"; core_wake(token, ...) ->
 ---    boolean: one task waits, another wakes it, once, after the current dispatch; a wake that
 ---    came first is kept
+---  core_watch(token, index): the token is woken with (index, false, why) should the running task
+---    be killed, without index where that is nil
 ---  core_lock() -> lock; core_enter(lock); core_leave(lock): in the order of coming; a task that
 ---    is killed gives its locks back
 ---@param name string

@@ -155,7 +155,8 @@ function perilune.time() end
 
 -- Life and death --------------------------------------------------------------------------------
 
----Has `on_down(handle, reason)` of this service called once when another dies.
+---Has `on_down(handle, reason, orderly)` of this service called once when another dies; orderly is
+---true when it ended by its own exit or was stopped.
 ---@param to integer|string
 ---@return boolean monitoring false when it is dead already
 function perilune.monitor(to) end

@@ -1,6 +1,7 @@
 -- The service behind perilune.supervisor.
 
 local perilune = require "perilune"
+local tie = require("perilune.core").native "core_tie"
 
 local supervised = {}
 
@@ -12,7 +13,7 @@ local index_of = {}      -- handle -> index of the child
 local handle_of = {}     -- index -> handle
 local restarts = {}      -- times of the restarts within `within_ms`
 local busy = false       -- a restart is under way: deaths that it causes are its own
-local pending = {}       -- deaths that came meanwhile: {index, reason}
+local pending = {}       -- deaths that came meanwhile: {index, reason, orderly}
 
 local function start(index)
   local spec = children[index]
@@ -20,6 +21,7 @@ local function start(index)
   for key, value in pairs(spec.spawn_options or {}) do spawn_options[key] = value end
   local handle = perilune.spawn(spec.script or spec.name, spec.options, spawn_options)
   index_of[handle], handle_of[index] = index, handle
+  tie(handle) -- whoever starts this supervisor again finds the children's names free
 end
 
 local function stop(index)
@@ -43,9 +45,9 @@ local function admit_restart()
   return math.min((settings.backoff_ms or 100) * 2 ^ (#restarts - 1), MAX_BACKOFF_MS)
 end
 
-local function wants_restart(spec, reason)
+local function wants_restart(spec, orderly)
   local restart = spec.restart or "permanent"
-  if restart == "transient" then return reason ~= "exit" and reason ~= "stop" end
+  if restart == "transient" then return not orderly end
   return restart == "permanent"
 end
 
@@ -58,8 +60,8 @@ local function affected(index)
 end
 
 -- Starts again what the death of a child took. Returns false when the supervisor gives up.
-local function restart(index, reason)
-  if not wants_restart(children[index], reason) then return true end
+local function restart(index, reason, orderly)
+  if not wants_restart(children[index], orderly) then return true end
   local first, last = affected(index)
   for other = last, first, -1 do stop(other) end
   while true do
@@ -99,17 +101,17 @@ end
 ---A child has died.
 ---@param handle integer
 ---@param reason string
-function supervised.on_down(handle, reason)
+function supervised.on_down(handle, reason, orderly)
   local index = index_of[handle]
   if not index then return end
   index_of[handle], handle_of[index] = nil, nil
-  pending[#pending + 1] = { index, reason }
+  pending[#pending + 1] = { index, reason, orderly }
   if busy then return end
   busy = true
   while pending[1] do
     local death = table.remove(pending, 1)
     -- It may have been started again with others meanwhile.
-    if not handle_of[death[1]] and not restart(death[1], death[2]) then
+    if not handle_of[death[1]] and not restart(unpack(death)) then
       stop_all()
       perilune.exit("too many restarts")
       break

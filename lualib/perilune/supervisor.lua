@@ -50,6 +50,9 @@ function supervisor.supervisor(children, options)
   if settings.strategy and not STRATEGIES[settings.strategy] then
     error("perilune.supervisor: `strategy` is one_for_one, one_for_all or rest_for_one", 2)
   end
+  if type(children) ~= "table" then
+    error("perilune.supervisor: a list of children expected", 2)
+  end
   local seen = {}
   for index, child in ipairs(children) do check_child(child, index, seen) end
   return perilune.spawn("perilune.supervised",
