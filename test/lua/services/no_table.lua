@@ -1,0 +1,2 @@
+-- Not a service: it returns no table.
+return 5

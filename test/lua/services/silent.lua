@@ -1,0 +1,2 @@
+-- Has no on_start and no commands.
+return {}

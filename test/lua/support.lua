@@ -1,0 +1,87 @@
+-- What the tests of this folder share.
+
+local perilune = require "perilune"
+
+local support = {}
+
+local build = tostring(perilune.env "PERILUNE_BUILD")
+
+---"asan" or "tsan" where the engine was built so: everything takes long there.
+support.sanitizer = build:match "asan" or build:match "tsan"
+
+---True where `make soak` runs the tests: with the full numbers of the promises.
+support.is_soak = perilune.env "PERILUNE_SOAK" ~= nil
+
+---How many: `ci` usually, `soak` where there is time, a tenth of `ci` under a sanitizer.
+---@param ci integer
+---@param soak integer? default: ci
+---@return integer count
+function support.scale(ci, soak)
+  if support.is_soak then return soak or ci end
+  if support.sanitizer then return math.max(1, math.floor(ci / 10)) end
+  return ci
+end
+
+---How long something may take, in ms; longer under a sanitizer.
+---@param ms integer
+---@return integer ms
+function support.patience(ms)
+  return support.sanitizer and ms * 10 or ms
+end
+
+---@return table<string, integer> counters of the node
+function support.counters()
+  return perilune.node().counters
+end
+
+---The value below which a share of the numbers lie. Sorts them.
+---@param numbers number[]
+---@param share number 0.99
+---@return number
+function support.percentile(numbers, share)
+  table.sort(numbers)
+  return numbers[math.max(1, math.ceil(#numbers * share))]
+end
+
+---Resident memory of the process in MB.
+---@return number
+function support.rss_mb()
+  for line in io.lines "/proc/self/status" do
+    local kb = line:match "^VmRSS:%s+(%d+)"
+    if kb then return kb / 1024 end
+  end
+end
+
+---Registers the cases of a module once as an isolated and once as a light service: each case is
+---run inside such a service, and finds in `support.group` what to spawn others with.
+---@param test perilune.test
+---@param module string a module that returns {name, body, limit_ms?}[]
+function support.run_cases(test, module)
+  for _, group in ipairs { false, "cases" } do
+    for index, case in ipairs(require(module)) do
+      local limit_ms = support.patience(case[3] or 20000)
+      test(("%s (%s)"):format(case[1], group and "light" or "isolated"), function()
+        local host = perilune.spawn("services.cases", { module = module, group = group or nil },
+          group and { group = group } or nil)
+        local ok, problem = pcall(perilune.call_within, limit_ms, host, "run", index)
+        perilune.stop(host)
+        if not ok then error(problem, 0) end
+      end, limit_ms + 10000)
+    end
+  end
+end
+
+---Spawns what a case needs, light where the case runs in a light service.
+---@async
+---@param script string
+---@param options any?
+---@param spawn_options perilune.SpawnOptions?
+---@return integer handle
+function support.spawn(script, options, spawn_options)
+  local settings = {}
+  for key, value in pairs(spawn_options or {}) do settings[key] = value end
+  settings.group = settings.group or support.group
+  return perilune.spawn(script, options, settings)
+end
+
+return support
