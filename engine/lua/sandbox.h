@@ -25,8 +25,8 @@ void push_environment(lua_State* L, bool light, bool trusted);
 // Turns the compiler on, opening its library at the first time.
 void enable_jit(lua_State* L);
 
-// The text of an error value: a string as it is, a table's `message` or __tostring, or its type.
-// At most 4 KB.
+// The text of an error value: a string as it is, a table's `message`, or its type; no __tostring,
+// which would run code of the script here. At most 4 KB.
 std::string error_text(lua_State* L, int index);
 
 // --- failed calls, as core.finish takes them ---

@@ -209,8 +209,9 @@ void Vm::started(Service& service) {
 void Vm::fail_start(Service& service, std::string_view text) {
     kernel().log().write(LogLevel::error, describe(service), "did not start: " + std::string(text),
                          LogText::lines);
-    reply_error(std::move(service.start_request), text);
+    MessagePtr request = std::move(service.start_request);
     end_service(service, "error");
+    reply_error(std::move(request), text);  // now, when the service never was
 }
 
 void Vm::want_exit(Service& service, std::string_view reason) {

@@ -164,14 +164,13 @@ void Vm::fail_task(Task* task, Ending ending) {
     }
     const Purpose purpose = task->purpose;
     // What remains of it is garbage, whatever state it is in.
+    MessagePtr start_request;
     if (purpose == Purpose::load || purpose == Purpose::start) {
-        if (service.start_request != nullptr && service.start_request->session != 0) {
-            write_failure(*service.start_request, text, traceback, value_index == 0 ? nullptr : co,
+        start_request = std::move(service.start_request);
+        if (start_request != nullptr && start_request->session != 0) {
+            write_failure(*start_request, text, traceback, value_index == 0 ? nullptr : co,
                           value_index);
-            kernel().answer(std::move(service.start_request), MessageKind::failure,
-                            CallOutcome::error);
         }
-        service.start_request.reset();
     }
     give_task(task, false);
     if (memory) {
@@ -180,6 +179,10 @@ void Vm::fail_task(Task* task, Ending ending) {
         end_service(service, "error");
     } else if (purpose == Purpose::stop) {
         end_service(service, service.end_reason);
+    }
+    // When the spawner hears of it, the service never was.
+    if (start_request != nullptr && start_request->session != 0) {
+        kernel().answer(std::move(start_request), MessageKind::failure, CallOutcome::error);
     }
 }
 
