@@ -364,7 +364,7 @@ void LuaHost::reload_done(std::string_view problem) {
         kernel_.log().write(LogLevel::error, "reload", text, LogText::lines);
     }
     if (finished->reloaded > 0) {
-        kernel_.log().info("reload", "%d services run their new script", finished->reloaded);
+        kernel_.log().info("reload", "services that run their new script: %d", finished->reloaded);
     }
     Values problems(finished->problems.begin(), finished->problems.end());
     answer(finished->from, finished->session,
