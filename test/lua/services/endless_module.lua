@@ -1,0 +1,2 @@
+-- A module whose text never ends.
+while true do end -- luacheck: ignore
