@@ -604,8 +604,10 @@ Service& Vm::service(lua_State* L) {
 }
 
 Task& Vm::yieldable_task(lua_State* L, const char* what) {
-    if (current_ == nullptr) misuse(L, "%s: only a service can do this", what);
-    if (current_->thread != L) {
+    // What misuse() raises doesn't come back.
+    if (current_ == nullptr) {
+        misuse(L, "%s: only a service can do this", what);
+    } else if (current_->thread != L) {
         misuse(L,
                "%s waits, which it can't in a coroutine that the script made: use "
                "perilune.fork instead of coroutine.create",

@@ -101,6 +101,7 @@ end
 ---A child has died.
 ---@param handle integer
 ---@param reason string
+---@param orderly boolean it ended because it wanted to, or was asked to
 function supervised.on_down(handle, reason, orderly)
   local index = index_of[handle]
   if not index then return end

@@ -32,7 +32,9 @@ local function check_child(child, index, seen)
   if type(child) ~= "table" or type(child.name) ~= "string" then
     error(where .. " needs a `name`", 3)
   end
-  if seen[child.name] then error(where .. (" has the name of another, %q"):format(child.name), 3) end
+  if seen[child.name] then
+    error(where .. (" has the name of another, %q"):format(child.name), 3)
+  end
   if child.restart and not RESTARTS[child.restart] then
     error(where .. ": `restart` is permanent, transient or temporary", 3)
   end

@@ -580,7 +580,8 @@ TEST(TimerWheel, ARepeatingTimerNeverExpiresAfterACancelThatSaidTrue) {
         void expired(Handle, std::uint64_t session, TimerId, std::int64_t) override {
             EXPECT_FALSE(ended[session].load()) << session;
         }
-        std::vector<std::atomic<bool>> ended{20'000 / kScale};  // cancel() said true
+        // cancel() said true.
+        std::vector<std::atomic<bool>> ended = std::vector<std::atomic<bool>>(20'000 / kScale);
     } sink;
     std::atomic<bool> done{false};
     std::atomic<std::int64_t> now{0};

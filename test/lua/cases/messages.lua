@@ -248,7 +248,8 @@ case("redirect has another service answer, who sees the first sender", function(
     with_target(function(second)
       test.equal({ perilune.call(first, "redirect", second, "echo", 1, nil, "x") }, { 1, nil, "x" })
       test.equal(perilune.call(first, "redirect", second, "sender"), perilune.self())
-      test.equal(failure(function() perilune.call(first, "redirect", second, "raise_text") end).code,
+      local function redirect() perilune.call(first, "redirect", second, "raise_text") end
+      test.equal(failure(redirect).code,
         "error")
       perilune.send(first, "redirect", second, "note", "sent on")
       test.equal(perilune.call(first, "redirect", second, "received"), { "sent on" })
