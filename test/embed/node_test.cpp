@@ -479,6 +479,32 @@ TEST_F(NodeTest, stats_count_services_and_messages) {
               node.find("counter"));
 }
 
+TEST_F(NodeTest, reload_joins_a_new_script_and_says_what_it_refused) {
+    Node node(config());
+    ASSERT_TRUE(node.start().ok());
+    ASSERT_TRUE(node.spawn("counter", {}, "counter").ok());
+    ASSERT_TRUE(node.spawn("counter").ok());
+    EXPECT_EQ(node.call("counter", "add", {1}).value().number(), 1);
+    EXPECT_EQ(node.reload().value().services, 0);
+    std::string text = kCounter;
+    const std::string body = "total = total + n return total";
+    text.replace(text.find(body), body.size(), "total = total + 100 * n return total");
+    folder_.write("service/counter.lua", text);
+    const Result<ReloadResult> reloaded = node.reload();
+    ASSERT_TRUE(reloaded.ok()) << reloaded.status().message();
+    EXPECT_EQ(reloaded.value().services, 2);
+    EXPECT_TRUE(reloaded.value().problems.empty());
+    EXPECT_EQ(node.call("counter", "add", {1}).value().number(), 101);
+
+    folder_.write("service/counter.lua", "return {");
+    const Result<ReloadResult> refused = node.reload("counter");
+    ASSERT_TRUE(refused.ok());
+    EXPECT_EQ(refused.value().services, 0);
+    ASSERT_EQ(refused.value().problems.size(), 1u);
+    EXPECT_NE(refused.value().problems[0].find("counter.lua:1: "), std::string::npos);
+    EXPECT_EQ(node.call("counter", "add", {1}).value().number(), 201);
+}
+
 // --- native services ---
 
 TEST_F(NodeTest, lua_and_native_services_call_each_other) {
