@@ -613,6 +613,7 @@ Task& Vm::yieldable_task(lua_State* L, const char* what) {
                "perilune.fork instead of coroutine.create",
                what);
     }
+    // cppcheck-suppress nullPointerRedundantCheck
     return *current_;
 }
 
