@@ -14,7 +14,7 @@ SeededScheduler::SeededScheduler(Kernel& kernel, VirtualClock& clock, std::uint6
 SeededScheduler::~SeededScheduler() { stop(); }
 
 void SeededScheduler::start() {
-    thread_ = std::thread([this] { run(); });
+    thread_.start([this] { run(); });
 }
 
 void SeededScheduler::stop() {

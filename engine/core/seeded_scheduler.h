@@ -10,12 +10,12 @@
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "core/clock.h"
 #include "core/random.h"
 #include "core/scheduler.h"
+#include "core/stack_thread.h"
 
 namespace perilune {
 
@@ -59,7 +59,7 @@ class SeededScheduler final : public Scheduler {
     std::condition_variable signal_;
     std::vector<ActorCell*> injected_;  // guarded by mutex_
     bool stopping_ = false;             // guarded by mutex_
-    std::thread thread_;
+    StackThread thread_;
 };
 
 }  // namespace perilune

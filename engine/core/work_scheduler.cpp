@@ -90,7 +90,7 @@ void WorkScheduler::start() {
     for (int i = 0; i < base_workers_; ++i) {
         Worker& worker = *workers_[i];
         worker.active.store(true);
-        worker.thread = std::thread([this, &worker] { run(worker); });
+        worker.thread.start([this, &worker] { run(worker); });
     }
     watchdog_.start();
 }
@@ -381,7 +381,7 @@ bool WorkScheduler::start_spare() {
         if (worker.active.load()) continue;
         if (worker.thread.joinable()) worker.thread.join();
         worker.active.store(true);
-        worker.thread = std::thread([this, &worker] { run(worker); });
+        worker.thread.start([this, &worker] { run(worker); });
         spares_started_.fetch_add(1, std::memory_order_relaxed);
         return true;
     }

@@ -9,9 +9,9 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
-#include <thread>
 
 #include "core/actor.h"
+#include "core/stack_thread.h"
 
 namespace perilune {
 
@@ -55,7 +55,7 @@ struct Worker {
     std::atomic<std::uint64_t> steals{0};
 
     // This worker's thread only.
-    std::thread thread;
+    StackThread thread;
     int next_streak = 0;         // how often in a row the next slot was taken
     int posted_in_dispatch = 0;  // see WorkScheduler::message_posted
     std::uint32_t ticks = 0;

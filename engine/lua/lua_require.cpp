@@ -95,6 +95,7 @@ bool push_standard(lua_State* L, std::string_view name) {
         open_cjson(L, luaopen_cjson_safe, "cjson.safe");
     } else if (name == "lpeg") {
         open_with(L, luaopen_lpeg, "lpeg");
+        guard_depth(L, "match");  // 10 KB of the stack of C
         Vm::of(L).needs_close();
     } else if (name == "string.buffer") {
         open_string_buffer(L);

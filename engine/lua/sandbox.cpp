@@ -19,6 +19,15 @@ constexpr std::size_t kMaxErrorText = 4096;
 
 void* key_of(const char& key) { return const_cast<char*>(&key); }
 
+// --- functions that may recurse on the stack of C ---
+
+// Calls the function of C in the upvalue, unless the stack is deep already.
+int guarded_call(lua_State* L) {
+    if (Vm::of(L).is_deep()) return luaL_error(L, "stack overflow (nested too deep)");
+    void* function = lua_touserdata(L, lua_upvalueindex(1));
+    return reinterpret_cast<lua_CFunction>(function)(L);
+}
+
 // --- functions that replace those of the base library ---
 
 // load and loadstring: text only, in the caller's environment. Bytecode is unverified and
@@ -36,6 +45,7 @@ int sandbox_load(lua_State* L) {
         }
     } else {
         luaL_checktype(L, 1, LUA_TFUNCTION);
+        if (Vm::of(L).is_deep()) return luaL_error(L, "stack overflow (nested too deep)");
         luaL_Buffer text;
         luaL_buffinit(L, &text);
         for (;;) {
@@ -289,6 +299,14 @@ void push_light_base(lua_State* L) {
 
 }  // namespace
 
+void guard_depth(lua_State* L, const char* name) {
+    lua_getfield(L, -1, name);
+    lua_pushlightuserdata(L, reinterpret_cast<void*>(lua_tocfunction(L, -1)));
+    lua_pushcclosure(L, guarded_call, 1);
+    lua_setfield(L, -3, name);
+    lua_pop(L, 1);
+}
+
 void open_sandbox(lua_State* L, std::uint64_t seed) {
     lua_gc(L, LUA_GCSTOP, 0);
     open_library(L, luaopen_base, "");
@@ -302,6 +320,14 @@ void open_sandbox(lua_State* L, std::uint64_t seed) {
         lua_pushcfunction(L, entry->func);
         lua_setglobal(L, entry->name);
     }
+    // LuaJIT bounds the stack of Lua alone. gsub takes 8 KB of that of C; a coroutine has a stack
+    // of Lua of its own, so that only memory would bound how deep they nest.
+    lua_getglobal(L, LUA_STRLIBNAME);
+    guard_depth(L, "gsub");
+    lua_getglobal(L, LUA_COLIBNAME);
+    guard_depth(L, "create");
+    guard_depth(L, "wrap");
+    lua_pop(L, 2);
     // Strings share one metatable whose __index is the string library itself.
     lua_pushliteral(L, "");
     lua_getmetatable(L, -1);

@@ -119,6 +119,12 @@ class Vm final : public Actor {
     // Pushes it, or why it can't be had, and returns false.
     bool push_library(lua_State* L, const char* name);
 
+    // True when what a task runs is nested so deep in C that there may be no room for more.
+    bool is_deep() const {
+        constexpr std::ptrdiff_t kDeep = 8 << 20;
+        return entry_frame_ - static_cast<const char*>(__builtin_frame_address(0)) > kDeep;
+    }
+
     // How logs and errors call a service: its name, or its script and handle.
     std::string describe(const Service& service);
     Values stats(Service& service);
@@ -232,7 +238,8 @@ class Vm final : public Actor {
     Service* only_ = nullptr;     // the service of an isolated VM
     std::vector<Service*> dead_;  // to be freed when no dispatch runs
     Task* current_ = nullptr;
-    Service* running_ = nullptr;  // whose dispatch it is
+    const char* entry_frame_ = nullptr;  // the stack's end where Lua was entered
+    Service* running_ = nullptr;         // whose dispatch it is
     std::atomic<std::uint64_t> running_handle_{0};
     Task* free_tasks_ = nullptr;
     std::vector<std::unique_ptr<Task>> tasks_;

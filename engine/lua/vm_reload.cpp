@@ -119,6 +119,7 @@ void Vm::run_reload(Reloading& reloading) {
     const auto modules =
         service.modules == nullptr ? nullptr : std::make_unique<Service::Modules>(*service.modules);
     current_ = &task;
+    entry_frame_ = static_cast<const char*>(__builtin_frame_address(0));
     const int status = lua_cpcall(L_, reload_protected, &reloading);
     current_ = nullptr;
     masked_ = false;

@@ -71,6 +71,7 @@ void Vm::give_task(Task* task, bool reusable) {
 void Vm::resume(Task* task, int arguments) {
     Service& service = *task->service;
     current_ = task;
+    entry_frame_ = static_cast<const char*>(__builtin_frame_address(0));
     const int status = lua_resume(task->thread, arguments);
     current_ = nullptr;
     if (killing_) {
