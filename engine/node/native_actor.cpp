@@ -136,7 +136,7 @@ NativeActor::NativeActor(NativeWorld& world, std::unique_ptr<NativeService> serv
 }
 
 NativeActor::~NativeActor() {
-    if (state_ == State::dead) kernel().tell_down(handle_, watchers_, end_reason_);
+    if (state_ == State::dead) kernel().tell_down(handle_, watchers_, end_reason_, end_orderly_);
     if (timers_ != nullptr) kernel().timers().cancel_all(*timers_);
 }
 
@@ -183,22 +183,35 @@ void NativeActor::receive(MessagePtr message) {
         case MessageKind::reply:
         case MessageKind::failure: finish_call(message->session, result_of(*message)); break;
         case MessageKind::timer: timer(message->session); break;
-        case MessageKind::down: {
-            std::erase(monitored_, message->from);
-            const std::string reason(message->payload());
-            (void)guarded("on_down", [&] { service_->on_down(message->from.value, reason); });
-            break;
-        }
+        case MessageKind::down: down(*message); break;
+        case MessageKind::link: links_.push_back(message->from); break;
         case MessageKind::stop: stop(std::move(message)); break;
-        case MessageKind::kill: end("kill"); break;
+        case MessageKind::kill: end("kill", false); break;
         case MessageKind::inspect: stats(std::move(message)); break;
         default: answer_error(kernel(), std::move(message), "not for a native service");
     }
     if (!exit_reason_.empty() && state_ != State::dead) {
-        const std::string reason = std::exchange(exit_reason_, {});
-        (void)guarded("on_stop", [&] { service_->on_stop(reason); });
-        end(reason);
+        leave(std::exchange(exit_reason_, {}));
     }
+}
+
+void NativeActor::down(const Message& message) {
+    std::erase(monitored_, message.from);
+    const std::string reason(message.payload());
+    const bool orderly = message.detail != 0;
+    if (std::erase(links_, message.from) != 0 && !orderly) {
+        leave("link");
+        return;
+    }
+    (void)guarded("on_down", [&] { service_->on_down(message.from.value, reason, orderly); });
+}
+
+// Ends in good order.
+void NativeActor::leave(std::string_view reason) {
+    if (state_ == State::running) {
+        (void)guarded("on_stop", [&] { service_->on_stop(reason); });
+    }
+    end(reason, true);
 }
 
 void NativeActor::start(MessagePtr message) {
@@ -207,7 +220,7 @@ void NativeActor::start(MessagePtr message) {
     options_ = {};
     if (!thrown.empty() || !status.ok()) {
         answer_error(kernel(), std::move(message), thrown.empty() ? status.message() : thrown);
-        end("error");
+        end("error", false);
         return;
     }
     state_ = State::running;
@@ -371,10 +384,7 @@ bool NativeActor::monitor(const Receiver& service) {
 
 void NativeActor::stop(MessagePtr request) {
     const std::string reason(request->payload());
-    if (state_ == State::running) {
-        (void)guarded("on_stop", [&] { service_->on_stop(reason.empty() ? "stop" : reason); });
-    }
-    end(reason.empty() ? "stop" : reason);
+    leave(reason.empty() ? "stop" : reason);
     answer_values(kernel(), std::move(request), {Value(true)});
 }
 
@@ -395,8 +405,9 @@ void NativeActor::stats(MessagePtr request) {
     answer_values(kernel(), std::move(request), {Value(std::move(table))});
 }
 
-void NativeActor::end(std::string_view reason) {
+void NativeActor::end(std::string_view reason, bool orderly) {
     end_reason_ = reason;
+    end_orderly_ = orderly;
     watchers_ = kernel().remove_service(handle_);
     for (const Handle target : monitored_) kernel().registry().unmonitor(handle_, target);
     state_ = State::dead;

@@ -108,7 +108,9 @@ class NativeActor final : public Actor {
     void finish_call(std::uint64_t session, CallResult result);
     void stop(MessagePtr request);
     void stats(MessagePtr request);
-    void end(std::string_view reason);
+    void down(const Message& message);
+    void leave(std::string_view reason);
+    void end(std::string_view reason, bool orderly);
     // Calls into the service; what it throws is logged and told. "" when it threw nothing.
     template <typename Function>
     std::string guarded(const char* what, Function body);
@@ -130,8 +132,10 @@ class NativeActor final : public Actor {
     std::unordered_map<std::uint64_t, OpenCall> calls_;
     std::unordered_map<std::uint64_t, Timer> timer_actions_;
     std::vector<Handle> monitored_;
+    std::vector<Handle> links_;     // whose death in bad order ends this one, too
     std::vector<Handle> watchers_;  // told when the mailbox has been answered
     std::string end_reason_;
+    bool end_orderly_ = false;
     std::uint64_t messages_ = 0;
     std::uint64_t errors_ = 0;
 };

@@ -549,7 +549,7 @@ class Busy : public NativeService {
     Result<Values> on_message(Request& request) override {
         const std::string_view command = request.command();
         if (command == "ticks") return Values{ticks_, fired_};
-        if (command == "downs") return Values{down_, reason_};
+        if (command == "downs") return Values{down_, reason_, orderly_};
         if (command == "throw") throw std::runtime_error("thrown");
         if (command == "leave") {
             exit("had enough");
@@ -586,9 +586,10 @@ class Busy : public NativeService {
         return Values{"ignored"};
     }
 
-    void on_down(std::uint64_t handle, std::string_view reason) override {
+    void on_down(std::uint64_t handle, std::string_view reason, bool orderly) override {
         down_ = static_cast<double>(handle);
         reason_ = reason;
+        orderly_ = orderly;
     }
 
   private:
@@ -596,6 +597,7 @@ class Busy : public NativeService {
     bool fired_ = false;
     double down_ = 0;
     std::string reason_;
+    bool orderly_ = false;
 };
 
 class BusyTest : public NodeTest {
@@ -674,6 +676,7 @@ TEST_F(BusyTest, the_death_of_a_monitored_service_is_told_once) {
     const CallResult downs = node_.call("busy", "downs");
     EXPECT_EQ(downs.value(1).number(), static_cast<double>(counter_));
     EXPECT_EQ(downs.value(2).string(), "stop");
+    EXPECT_TRUE(downs.value(3).boolean());
 }
 
 TEST_F(BusyTest, what_a_native_service_throws_is_its_error) {
@@ -685,6 +688,41 @@ TEST_F(BusyTest, what_a_native_service_throws_is_its_error) {
     EXPECT_STREQ(node_.spawn("busy", Table{{"fail", true}}, "x").status().message(), "not today");
     EXPECT_EQ(node_.find("x"), 0u);
     EXPECT_EQ(node_.spawn("busy", {}, "busy").status().code(), StatusCode::exists);
+}
+
+TEST_F(BusyTest, a_native_service_is_monitored_linked_killed_and_inspected_like_others) {
+    folder_.write("service/watcher.lua", R"(
+        local perilune = require "perilune"
+        local watcher, seen = {}, {}
+        function watcher.watch(to) return perilune.monitor(to) end
+        function watcher.bind(to) perilune.link(to) end
+        function watcher.on_down(handle, reason, orderly) seen = { handle, reason, orderly } end
+        function watcher.seen() return unpack(seen) end
+        function watcher.kill(to) return perilune.kill(to) end
+        function watcher.stats(to) return perilune.stats(to) end
+        return watcher)");
+    ASSERT_TRUE(node_.spawn("watcher", {}, "watcher").ok());
+    const Result<std::uint64_t> other = node_.spawn("busy", {}, "other");
+    ASSERT_TRUE(other.ok());
+    EXPECT_EQ(node_.call("watcher", "stats", {"other"}).value()["script"].string(), "busy");
+    EXPECT_TRUE(node_.call("watcher", "watch", {"other"}).value().boolean());
+    EXPECT_TRUE(node_.call("watcher", "kill", {"other"}).value().boolean());
+    for (int i = 0; i < 100 && node_.call("watcher", "seen").values.empty(); ++i) {
+        std::this_thread::sleep_for(milliseconds(5));
+    }
+    const CallResult seen = node_.call("watcher", "seen");
+    EXPECT_EQ(static_cast<std::uint64_t>(seen.value(1).integer()), other.value());
+    EXPECT_EQ(seen.value(2).string(), "kill");
+    EXPECT_FALSE(seen.value(3).boolean(true));
+
+    const Result<std::uint64_t> bound = node_.spawn("busy", {}, "bound");
+    ASSERT_TRUE(bound.ok());
+    EXPECT_TRUE(node_.call("watcher", "bind", {"bound"}).ok());
+    EXPECT_TRUE(node_.send("counter", "ask", {"watcher", "kill", "watcher"}).ok());
+    for (int i = 0; i < 200 && node_.find("bound") != 0; ++i) {
+        std::this_thread::sleep_for(milliseconds(5));
+    }
+    EXPECT_EQ(node_.find("bound"), 0u);
 }
 
 TEST_F(BusyTest, a_native_service_may_leave) {

@@ -101,10 +101,12 @@ class NativeService {
     // A command. What it returns is the reply; an error is what the caller's call raises.
     virtual Result<Values> on_message(Request& request) = 0;
 
-    // A service that this one monitors has died: "exit", "stop", "kill", "error", ...
-    virtual void on_down(std::uint64_t handle, std::string_view reason) {
+    // A service that this one monitors has died: "exit", "stop", "kill", "error", ... `orderly`:
+    // by its own exit, or stopped.
+    virtual void on_down(std::uint64_t handle, std::string_view reason, bool orderly) {
         (void)handle;
         (void)reason;
+        (void)orderly;
     }
 
     // The last call before an orderly end; not after a kill.
