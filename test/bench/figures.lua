@@ -7,7 +7,9 @@
 ---@class bench.Job
 ---@field name string
 ---@field script string?
----@field program string?
+---@field program string? of the build
+---@field command string?
+---@field needs string? a program without which the job is left out
 ---@field threads integer?
 ---@field light boolean?
 ---@field env table<string, string|number>?
@@ -21,8 +23,7 @@
 ---@field light string|fun(found: table<string, number>): number
 ---@field target number|fun(found: table<string, number>): number
 ---@field light_target number? default: target
----@field reference string|number?
----@field reference_name string? Erlang, skynet: as measured once on a slower machine
+---@field reference table? {value, name}: each a constant, or a function of all results
 ---@field lower boolean? less is better
 
 local jobs, figures, growth = {}, {}, {}
@@ -43,11 +44,25 @@ local ISOLATED, LIGHT = { kinds = { "isolated" } }, { kinds = { "light" } }
 ---- references ----
 
 jobs[#jobs + 1] = { name = "loop", program = "bench/loop", smoke = { N = 10000 } }
-jobs[#jobs + 1] = {
-  name = "plain", program = "bench/loop test/bench/lua/w8_plain.lua", smoke = { N = 100 },
-}
 for _, name in ipairs { "codec_bench", "arena_bench" } do
   jobs[#jobs + 1] = { name = name, program = "bench/" .. name }
+end
+for threads = 1, 2 do
+  jobs[#jobs + 1] = {
+    name = "Erlang t" .. threads, command = "test/bench/erlang", needs = "erl", threads = threads,
+  }
+end
+
+-- Others' figures as they were once measured, on a slower machine: marked "then".
+local function once(value, name) return { value, name .. " then" } end
+
+-- Erlang's of this run, where the machine has it.
+local function erlang(result, value)
+  local function measured(found) return found["erlang_" .. result] end
+  return {
+    function(found) return measured(found) or value end,
+    function(found) return measured(found) and "Erlang" or "Erlang then" end,
+  }
 end
 
 ---- what is measured ----
@@ -70,6 +85,10 @@ add("W4 timeouts", "w4", 2, { MODE = "timeouts", N = 100000 }, { N = 1000, MAX_M
 add("W4 sleep", "w4", 2, { MODE = "sleep", N = 1000 }, { N = 20, SECONDS = 0.2 }, ISOLATED)
 add("W4 idle", "w4", 2, { MODE = "idle" }, { SECONDS = 0.2 }, ISOLATED)
 add("W8", "w8", 1, { N = 100000 }, { N = 100 }, ISOLATED)
+jobs[#jobs + 1] = {
+  name = "plain", program = "bench/loop test/bench/lua/w8_plain.lua",
+  env = { N = 100000 }, smoke = { N = 100 },
+}
 for _, size in ipairs(SIZES) do
   local few = math.min(size, 40)
   add("W1 of " .. size, "w1", 1, { N = 400000, PAIRS = size / 2 }, { N = 1000, PAIRS = few / 2 })
@@ -91,20 +110,20 @@ local function row(name, unit, result, suffix, options)
 end
 
 row("W1 call and reply, t1", "calls/s", "W1_call", "_t1",
-  { target = 1.0e6, reference = 591e3, reference_name = "Erlang" })
+  { target = 1.0e6, reference = erlang("call_t1", 591e3) })
 row("W1 call and reply, t2", "calls/s", "W1_call", "_t2",
-  { target = 1.0e6, reference = 667e3, reference_name = "Erlang" })
+  { target = 1.0e6, reference = erlang("call_t2", 667e3) })
 row("W2 one-way 1 to 1, t1", "messages/s", "W2_1to1", "_t1",
-  { target = 2.8e6, reference = 2.76e6, reference_name = "Erlang" })
+  { target = 2.8e6, reference = erlang("1to1_t1", 2.76e6) })
 row("W2 one-way 1 to 1, t2", "messages/s", "W2_1to1", "_t2",
-  { target = 3.0e6, reference = 2.07e6, reference_name = "Erlang" })
+  { target = 3.0e6, reference = erlang("1to1_t2", 2.07e6) })
 row("W2 one-way 4 to 1, t1", "messages/s", "W2_4to1", "_t1", {})
 row("W2 one-way 4 to 1, t2", "messages/s", "W2_4to1", "_t2",
-  { target = 2.5e6, reference = 483e3, reference_name = "moon" })
+  { target = 2.5e6, reference = once(483e3, "moon") })
 row("W2 ring of 1,000, t1", "hops/s", "W2_ring", "_t1",
-  { target = 1.5e6, light_target = 2.4e6, reference = 2.3e6, reference_name = "Erlang" })
+  { target = 1.5e6, light_target = 2.4e6, reference = erlang("ring_t1", 2.3e6) })
 row("W2 ring of 1,000, t2", "hops/s", "W2_ring", "_t2",
-  { target = 2.0e6, light_target = 3.5e6, reference = 3.4e6, reference_name = "Erlang" })
+  { target = 2.0e6, light_target = 3.5e6, reference = erlang("ring_t2", 3.4e6) })
 
 -- CPU a message; a call is two.
 local function per_message(name, result, messages)
@@ -113,21 +132,21 @@ local function per_message(name, result, messages)
     isolated = function(found) return found[result .. "_t1"] * 1000 / messages end,
     light = function(found) return found[result .. "_light_t1"] * 1000 / messages end,
     target = function(found) return found.loop_interpreted * 1.5 end,
-    reference = "loop_interpreted", reference_name = "bare loop",
+    reference = { "loop_interpreted", "bare loop" },
   }
 end
 per_message("W1 a message", "W1_call_cpu", 2)
 per_message("W2 a message", "W2_1to1_cpu", 1)
 
 row("W3 create and end, t1", "services/s", "W3_cycle", "_t1",
-  { target = 6000, light_target = 200e3, reference = 362e3, reference_name = "Erlang" })
+  { target = 6000, light_target = 200e3, reference = erlang("spawn_t1", 362e3) })
 row("W3 create 10,000, t1", "services/s", "W3_create_10000", "_t1",
-  { target = 6000, light_target = 200e3, reference = 362e3, reference_name = "Erlang" })
+  { target = 6000, light_target = 200e3, reference = erlang("spawn_t1", 362e3) })
 row("W3 kill 10,000, t1", "services/s", "W3_kill_10000", "_t1", {})
 figures[#figures + 1] = {
   name = "W3 memory of an idle service", unit = "KiB", lower = true,
   isolated = "W3_mem_10000", light = "W3_mem_100000_light",
-  target = 40, light_target = 2.6, reference = 55.3, reference_name = "skynet",
+  target = 40, light_target = 2.6, reference = once(55.3, "skynet"),
 }
 figures[#figures + 1] = {
   name = "W3 memory of 1,000,000 light", unit = "MiB", lower = true,
@@ -140,32 +159,32 @@ local function w4(name, unit, result, options)
   figures[#figures + 1] = options
 end
 w4("W4 100,000 time-outs", "CPU s", "W4_cpu",
-  { target = 0.15, reference = 0.55, reference_name = "moon" })
+  { target = 0.15, reference = once(0.55, "moon") })
 w4("W4 ... late, median", "ms", "W4_late_p50", {})
 w4("W4 ... late, 99 %", "ms", "W4_late_p99", { target = 2 })
 w4("W4 ... late, at most", "ms", "W4_late_max", {})
 w4("W4 1,000 tasks that sleep 10 ms", "CPU us", "W4_sleep_cpu", {})
 w4("W4 idle node", "% of a core", "W4_idle_cpu",
-  { target = 0.05, reference = 1.2, reference_name = "skynet" })
+  { target = 0.05, reference = once(1.2, "skynet") })
 
 local function w8(name, unit, result, options)
   options.name, options.unit, options.isolated = name, unit, result
   figures[#figures + 1] = options
 end
 w8("W8 player table, encode", "ops/s", "W8_codec_enc",
-  { target = 400e3, reference = "plain_buffer_enc", reference_name = "string.buffer" })
+  { target = 400e3, reference = { "plain_buffer_enc", "string.buffer" } })
 w8("W8 player table, decode", "ops/s", "W8_codec_dec",
-  { target = 200e3, reference = "plain_buffer_dec", reference_name = "string.buffer" })
+  { target = 200e3, reference = { "plain_buffer_dec", "string.buffer" } })
 local function within_5_percent(result)
   return function(found) return found[result] * 0.95 end
 end
 w8("W8 JSON, encode", "MB/s", "W8_cjson_enc_mb", {
   target = within_5_percent("plain_cjson_enc_mb"),
-  reference = "plain_cjson_enc_mb", reference_name = "lua-cjson",
+  reference = { "plain_cjson_enc_mb", "lua-cjson" },
 })
 w8("W8 JSON, decode", "MB/s", "W8_cjson_dec_mb", {
   target = within_5_percent("plain_cjson_dec_mb"),
-  reference = "plain_cjson_dec_mb", reference_name = "lua-cjson",
+  reference = { "plain_cjson_dec_mb", "lua-cjson" },
 })
 
 ---- how cost grows ----

@@ -75,7 +75,9 @@ local function environment(job)
 end
 
 local function command_of(job)
-  local program = job.script and "test/bench/launch " .. job.script or build .. "/" .. job.program
+  local program = job.command
+  if job.script then program = "test/bench/launch " .. job.script end
+  if job.program then program = build .. "/" .. job.program end
   return ("env %s timeout -k 5 %d %s 2>&1"):format(environment(job), LIMIT, program)
 end
 
@@ -163,10 +165,12 @@ local function figures_table(found)
     if isolated or light then
       local target = value_of(figure.target, found)
       local light_target = value_of(figure.light_target, found) or light and target
-      local reference = value_of(figure.reference, found)
+      local reference, name = unpack(figure.reference or {})
+      reference = value_of(reference, found)
+      if type(name) == "function" then name = name(found) end
       rows[#rows + 1] = {
         figure.name, short(isolated), short(light), figure.unit, short(isolated and target),
-        short(light_target), short(reference), figure.reference_name or "",
+        short(light_target), short(reference), name or "",
         reference and ("%.2f"):format((isolated or light) / reference) or "",
         mark(isolated, target, figure.lower), mark(light, light_target, figure.lower),
       }
@@ -205,7 +209,10 @@ log:write("# ", machine, ", ", shell_line("date -u +%FT%TZ"), "\n")
 
 local chosen = {}
 for _, job in ipairs(jobs) do
-  if job.name:find(only) and (full or not job.full) then chosen[#chosen + 1] = job end
+  local possible = not job.needs or shell_line("command -v " .. job.needs) ~= ""
+  if possible and job.name:find(only) and (full or not job.full) then
+    chosen[#chosen + 1] = job
+  end
 end
 
 local samples, failures, passed = {}, {}, 0
