@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -79,7 +80,7 @@ struct Lock {
     Task* owner = nullptr;
     int depth = 0;
     Lock* next = nullptr;                // among the owner's
-    std::vector<std::uint64_t> waiting;  // tokens, in the order of coming
+    std::deque<std::uint64_t> waiting;  // tokens, in the order of coming
 };
 
 struct Service {

@@ -261,6 +261,9 @@ void Vm::end_service(Service& service, std::string_view why) {
             kernel().registry().unmonitor(service.handle, target);
         }
     }
+    for (auto& entry : ready_) {
+        if (entry.first != nullptr && entry.first->service == &service) entry.first = nullptr;
+    }
     // Those who wait for it hear that it is dead.
     while (service.tasks != nullptr) {
         Task* task = service.tasks;
@@ -268,11 +271,6 @@ void Vm::end_service(Service& service, std::string_view why) {
         if (task->wait != 0) {
             free_wait(task->wait);
             task->wait = 0;
-        }
-        if (task->ready) {
-            for (auto& entry : ready_) {
-                if (entry.first == task) entry.first = nullptr;
-            }
         }
         task->locks = nullptr;
         give_task(task, false);

@@ -568,7 +568,7 @@ void Vm::lock_leave(Lock& lock) {
     lock.owner = nullptr;
     while (!lock.waiting.empty()) {
         const std::uint64_t token = lock.waiting.front();
-        lock.waiting.erase(lock.waiting.begin());
+        lock.waiting.pop_front();
         Wait* wait = find_wait(token);
         if (wait == nullptr || wait->task == nullptr) continue;  // it was killed meanwhile
         lock_enter(*wait->task, lock);
