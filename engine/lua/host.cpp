@@ -20,7 +20,7 @@ PagePool::Options pool_options(const Kernel& kernel, bool seeded) {
     PagePool::Options options;
     (void)kernel;
     // A fixed place, so that a seeded run has the same addresses, on which pairs depends.
-    if (seeded) options.base = std::uintptr_t{0x100000000000};
+    if (seeded) options.base = std::uintptr_t{0x4000000000};
     return options;
 }
 
