@@ -82,6 +82,8 @@ Handle Vm::running_service() const { return Handle{running_handle_.load()}; }
 // --- messages ---
 
 void Vm::receive(MessagePtr message) {
+    // Also where the service that it was addressed to has died meanwhile.
+    if (message->kind == MessageKind::ready) ready_posted_ = false;
     Service* service = find_service(message->to);
     if (service != nullptr) {
         dispatch(*service, std::move(message));
@@ -125,7 +127,7 @@ void Vm::dispatch(Service& service, MessagePtr message) {
             if (service.links == nullptr) service.links = std::make_unique<std::vector<Handle>>();
             service.links->push_back(message->from);
             break;
-        case MessageKind::ready: ready_posted_ = false; break;
+        case MessageKind::ready: break;
         case MessageKind::stop: {
             const std::string reason(message->payload());
             stop_service(service, std::move(message), reason.empty() ? "stop" : reason);
