@@ -1,0 +1,168 @@
+-- Promise 9: mailboxes are bounded; calls fail at once, sends are refused and counted, control
+-- messages still arrive.
+
+local perilune = require "perilune"
+local file = require "perilune.file"
+local support = require "support"
+local test = require "perilune.test"
+
+local LIMIT = 100
+
+-- A service that doesn't look at its mailbox for a while.
+local function spawn_busy(group, ms, script)
+  local service = perilune.spawn(script or "services.worker", nil, { mailbox = LIMIT, group = group })
+  perilune.send(service, "busy", ms)
+  perilune.sleep(support.patience(20))
+  return service
+end
+
+for _, group in ipairs { false, "flooded" } do
+  local way = group and "light" or "isolated"
+  group = group or nil
+
+  test(("sends to a full mailbox are refused and counted (%s)"):format(way), function()
+    local service = spawn_busy(group, 200)
+    local before, sent = support.counters().refused_overloaded, 0
+    for i = 1, 1000 do
+      local ok, why = perilune.send(service, "echo", i)
+      if ok then sent = sent + 1 else test.equal(why, "overloaded") end
+    end
+    test.equal(sent, LIMIT)
+    test.equal(support.counters().refused_overloaded - before, 1000 - LIMIT)
+    -- When it looks again, there is room again, and nothing was lost.
+    test.eventually(function() return perilune.stats(service).mailbox == 0 end)
+    test.equal(perilune.stats(service).messages, LIMIT + 1)
+    test.equal(perilune.send(service, "echo", 1), true)
+    perilune.kill(service)
+  end)
+
+  test(("calls to a full mailbox fail at once (%s)"):format(way), function()
+    local service = spawn_busy(group, 300)
+    while perilune.send(service, "echo", 1) do end -- luacheck: ignore
+    local began = perilune.now()
+    local raised = test.raises(function() perilune.call(service, "echo", 1) end)
+    test.equal(raised.code, "overloaded")
+    test.ok(perilune.now() - began < support.patience(50))
+    test.ok(raised.message:find "full", raised.message)
+    perilune.kill(service)
+  end)
+
+  test(("a full mailbox bounds bytes, too (%s)"):format(way), function()
+    local service = spawn_busy(group, 300)
+    -- mailbox.mb is 4 in overload_test.config.lua.
+    local text, sent = ("x"):rep(2 ^ 20), 0
+    while perilune.send(service, "echo", text) do sent = sent + 1 end
+    test.equal(sent, 3)
+    test.equal(perilune.send(service, "echo", "small"), true)
+    perilune.kill(service)
+  end)
+
+  test(("kill reaches a service with a full mailbox before all that waits (%s)"):format(way),
+    function()
+      local service = spawn_busy(group, 100)
+      while perilune.send(service, "busy", 100) do end -- luacheck: ignore
+      local letters, began = support.counters().dead_letters, perilune.now()
+      test.equal(perilune.kill(service), true)
+      test.eventually(function() return select(2, perilune.send(service, "echo")) == "dead" end)
+      -- 100 messages of 100 ms would have taken 10 s.
+      test.ok(perilune.now() - began < support.patience(1000))
+      test.eventually(function()
+        return support.counters().dead_letters >= letters + LIMIT - 2
+      end)
+    end)
+
+  test(("stop, stats and reload reach it, too (%s)"):format(way), function()
+    local script = "flooded_" .. way
+    local text = [[
+      local service = {}
+      local VERSION = %d
+      function service.busy(ms)
+        local stop = os.clock() + ms / 1000
+        while os.clock() < stop do end
+        return VERSION
+      end
+      return service]]
+    test.ok(file.write(script .. ".lua", text:format(1)))
+    local service = spawn_busy(group, 100, script)
+    local first
+    perilune.fork(function() first = perilune.call_within(0, service, "busy", 20) end)
+    perilune.yield()
+    while perilune.send(service, "busy", 20) do end -- luacheck: ignore
+    test.ok(file.write(script .. ".lua", text:format(2)))
+    test.equal({ perilune.reload(script) }, { 1, {} })
+    test.equal(perilune.stats(service).version, 2)
+    test.ok(perilune.stats(service).mailbox > LIMIT / 2)
+    -- What waited is handled by the new version.
+    test.eventually(function() return first end)
+    test.equal(first, 2)
+    local began = perilune.now()
+    test.equal(perilune.stop(service), true)
+    test.ok(perilune.now() - began < support.patience(1000))
+    file.remove(script .. ".lua")
+  end)
+end
+
+test("a light service that is flooded leaves room for its neighbours", function()
+  local flooded = spawn_busy("neighbours", 100)
+  local neighbour = perilune.spawn("services.worker", nil, { group = "neighbours" })
+  while perilune.send(flooded, "echo", 1) do end -- luacheck: ignore
+  test.equal(perilune.send(neighbour, "echo", 1), true)
+  test.equal(perilune.call(neighbour, "echo", 2), 2)
+  perilune.kill(flooded)
+  perilune.kill(neighbour)
+end)
+
+test("a mailbox is as large as config.lua says where nothing else is said", function()
+  -- mailbox.messages is 1000 in overload_test.config.lua.
+  local service = perilune.spawn("services.worker")
+  perilune.send(service, "busy", 200)
+  perilune.sleep(support.patience(20))
+  local sent = 0
+  while perilune.send(service, "echo", 1) do sent = sent + 1 end
+  -- What a turn has handled gives its room back when the turn ends: 64 messages at most.
+  test.ok(sent <= 1000 and sent > 1000 - 64, sent)
+  perilune.kill(service)
+end)
+
+test("replies and timers reach a service whose mailbox is full", function()
+  -- This service: its own mailbox is full of calls that it doesn't look at.
+  local self, worker = perilune.self(), perilune.spawn "services.worker"
+  local ticked = false
+  perilune.timeout(10, function() ticked = true end)
+  local reply
+  perilune.fork(function() reply = perilune.call(worker, "wait", 10, "reply") end)
+  perilune.yield()
+  local stop = perilune.now() + 60
+  while perilune.send(self, "ignored") do end -- luacheck: ignore
+  while perilune.now() < stop do end -- luacheck: ignore
+  test.eventually(function() return ticked and reply == "reply" end)
+  perilune.kill(worker)
+end)
+
+function test.ignored() end
+
+-- A producer that is 100 times faster than its consumer.
+test("a flood is refused for as long as it lasts, and the node stays small", function()
+  local seconds = support.is_soak and 60 or 1
+  local consumer = perilune.spawn("services.worker", nil, { mailbox = 1000 })
+  local sent, refused, stop = 0, 0, perilune.now() + seconds * 1000
+  local rss = support.rss_mb()
+  local worst = 0
+  while perilune.now() < stop do
+    for _ = 1, 100 do
+      if perilune.send(consumer, "busy", 1) then sent = sent + 1 else refused = refused + 1 end
+    end
+    local began = perilune.now()
+    perilune.sleep(1)
+    worst = math.max(worst, perilune.now() - began)
+  end
+  test.ok(refused > sent, refused)
+  test.ok(worst < support.patience(150), worst)
+  if not support.sanitizer then test.ok(support.rss_mb() - rss < 20) end
+  local began = perilune.now()
+  perilune.kill(consumer)
+  test.eventually(function() return select(2, perilune.send(consumer, "echo")) == "dead" end)
+  test.ok(perilune.now() - began < support.patience(200))
+end, support.is_soak and 120000 or 30000)
+
+return test
