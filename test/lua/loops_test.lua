@@ -42,7 +42,13 @@ local function kinds()
   local service = perilune.spawn "services.loops"
   local names = perilune.call(service, "names")
   perilune.kill(service)
-  return names
+  if support.sanitizer ~= "tsan" then return names end
+  -- Unwinding a full stack takes seconds there, and nothing can end it meanwhile.
+  local quick = {}
+  for _, name in ipairs(names) do
+    if not name:find "recursion" then quick[#quick + 1] = name end
+  end
+  return quick
 end
 
 -- Runs a body while a bystander's timers tick.
