@@ -16,6 +16,8 @@ namespace perilune {
 
 namespace {
 
+constexpr std::uint64_t kGroupMailboxes = 4;  // room in a group's mailbox, in those of services
+
 PagePool::Options pool_options(const Kernel& kernel, bool seeded) {
     PagePool::Options options;
     (void)kernel;
@@ -83,6 +85,12 @@ ActorCell* LuaHost::create_vm(const std::string& group, std::size_t memory_bytes
                                       memory_bytes != 0 ? memory_bytes : options_.memory_bytes);
     *vm = actor.get();
     ActorCell* cell = kernel_.create_cell(std::move(actor));
+    if (!group.empty()) {
+        // Each of its services has the usual limit: one that is flooded leaves room for others.
+        const KernelOptions& options = kernel_.options();
+        cell->mailbox.open(kGroupMailboxes * options.mailbox_messages,
+                           kGroupMailboxes * options.mailbox_bytes);
+    }
     (*vm)->set_cell(cell);
     return cell;
 }
