@@ -85,6 +85,7 @@ int core_native(lua_State* L) {
     }
     if (std::strcmp(name, "log") == 0) {
         push_log_library(L);
+        if (!Vm::of(L).group().empty()) push_frozen(L);
         return 1;
     }
     return 0;

@@ -143,6 +143,17 @@ bool push_engine_module(lua_State* L, Vm& vm, const char* name) {
     return true;
 }
 
+// True when require was called by a light service's own code, not by a library's.
+bool light_code_calls(lua_State* L, Vm& vm) {
+    lua_Debug record = {};
+    if (vm.group().empty() || lua_getstack(L, 1, &record) == 0) return false;
+    lua_getinfo(L, "f", &record);
+    lua_getfenv(L, -1);
+    const bool is_library = lua_rawequal(L, -1, LUA_GLOBALSINDEX) != 0;
+    lua_pop(L, 2);
+    return !is_library;
+}
+
 // Raises when the module on top is one that is being loaded.
 void check_not_loading(lua_State* L, const char* name) {
     if (lua_touserdata(L, -1) == key_of(kLoadingKey)) {
@@ -153,14 +164,29 @@ void check_not_loading(lua_State* L, const char* name) {
 }  // namespace
 
 int lua_require(lua_State* L) {
-    const char* name = luaL_checkstring(L, 1);
+    std::size_t size = 0;
+    const char* name = luaL_checklstring(L, 1, &size);
+    if (std::strlen(name) != size) return luaL_argerror(L, 1, "the name of a module expected");
     lua_settop(L, 1);
     Vm& vm = Vm::of(L);
+    if (std::strncmp(name, "cjson", 5) == 0 && light_code_calls(L, vm)) {
+        // It can be configured, so each light service has one of its own.
+        push_service_modules(L, vm.service(L));
+        lua_getfield(L, 2, name);
+        if (!lua_isnil(L, -1)) return 1;
+        if (push_standard(L, name)) {
+            lua_pushvalue(L, -1);
+            lua_setfield(L, 2, name);
+            return 1;
+        }
+        lua_settop(L, 1);
+    }
     push_vm_modules(L);  // 2
     lua_getfield(L, 2, name);
     if (!lua_isnil(L, -1)) return 1;
     lua_pop(L, 1);
     if (push_engine_module(L, vm, name)) {
+        if (!vm.group().empty() && lua_istable(L, -1)) push_frozen(L);
         lua_pushvalue(L, -1);
         lua_setfield(L, 2, name);
         return 1;

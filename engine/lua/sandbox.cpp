@@ -154,6 +154,21 @@ int frozen_newindex(lua_State* L) {
                       lua_tostring(L, 2));
 }
 
+// pairs() of a stand-in: the upvalue is the table behind it, which nobody gets.
+int frozen_next(lua_State* L) {
+    lua_settop(L, 2);
+    return lua_next(L, lua_upvalueindex(1)) != 0 ? 2 : 0;
+}
+
+int frozen_pairs(lua_State* L) {
+    lua_settop(L, 1);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_pushcclosure(L, frozen_next, 1);
+    lua_insert(L, 1);
+    lua_pushnil(L);
+    return 3;
+}
+
 int sandbox_print(lua_State* L) {
     const int count = lua_gettop(L);
     std::string line;
@@ -252,22 +267,6 @@ int call_error_tostring(lua_State* L) {
     return 1;
 }
 
-// Puts a read-only stand-in of the table at the top in its place: an empty table over it.
-void push_frozen(lua_State* L) {
-    lua_newtable(L);
-    lua_createtable(L, 0, 4);
-    lua_pushvalue(L, -3);
-    lua_setfield(L, -2, "__index");
-    lua_pushcfunction(L, frozen_newindex);
-    lua_setfield(L, -2, "__newindex");
-    lua_pushboolean(L, 0);
-    lua_setfield(L, -2, "__metatable");
-    lua_pushboolean(L, 1);
-    lua_setfield(L, -2, "__frozen");
-    lua_setmetatable(L, -2);
-    lua_replace(L, -2);
-}
-
 // Pushes what light services find where their own environment has nothing.
 void push_light_base(lua_State* L) {
     lua_pushlightuserdata(L, key_of(kBaseKey));
@@ -281,7 +280,11 @@ void push_light_base(lua_State* L) {
     lua_newtable(L);
     lua_pushnil(L);
     while (lua_next(L, LUA_GLOBALSINDEX) != 0) {
-        if (lua_istable(L, -1) && !lua_rawequal(L, -1, LUA_GLOBALSINDEX)) push_frozen(L);
+        if (lua_rawequal(L, -1, LUA_GLOBALSINDEX)) {  // _G: each has its own
+            lua_pop(L, 1);
+            continue;
+        }
+        if (lua_istable(L, -1)) push_frozen(L);
         lua_pushvalue(L, -2);
         lua_insert(L, -2);
         lua_rawset(L, -4);
@@ -363,8 +366,28 @@ void push_environment(lua_State* L, bool light, bool trusted) {
         return;
     }
     lua_createtable(L, 0, 1);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -2, "_G");
     push_light_base(L);
     lua_setmetatable(L, -2);
+}
+
+void push_frozen(lua_State* L) {
+    lua_newtable(L);
+    lua_createtable(L, 0, 5);
+    lua_pushvalue(L, -3);
+    lua_setfield(L, -2, "__index");
+    lua_pushcfunction(L, frozen_newindex);
+    lua_setfield(L, -2, "__newindex");
+    lua_pushvalue(L, -3);
+    lua_pushcclosure(L, frozen_pairs, 1);
+    lua_setfield(L, -2, "__pairs");
+    lua_pushboolean(L, 0);
+    lua_setfield(L, -2, "__metatable");
+    lua_pushboolean(L, 1);
+    lua_setfield(L, -2, "__frozen");
+    lua_setmetatable(L, -2);
+    lua_replace(L, -2);
 }
 
 void enable_jit(lua_State* L) {

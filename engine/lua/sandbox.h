@@ -22,6 +22,9 @@ void open_sandbox(lua_State* L, std::uint64_t seed);
 // os, debug and ffi besides.
 void push_environment(lua_State* L, bool light, bool trusted);
 
+// Puts a read-only stand-in of the table on top in its place: what light services share.
+void push_frozen(lua_State* L);
+
 // Has the function of C `name` of the table on top raise where C is nested too deep.
 void guard_depth(lua_State* L, const char* name);
 
