@@ -79,7 +79,7 @@ struct Callback {
 struct Lock {
     Task* owner = nullptr;
     int depth = 0;
-    Lock* next = nullptr;                // among the owner's
+    Lock* next = nullptr;               // among the owner's
     std::deque<std::uint64_t> waiting;  // tokens, in the order of coming
 };
 
