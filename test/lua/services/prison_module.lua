@@ -1,0 +1,2 @@
+-- A module of the game: each service has its own.
+return { secret = nil }
