@@ -335,7 +335,9 @@ bool LuaHost::reload(std::string_view name, Handle from, std::uint64_t session) 
         if (!name.empty()) names = {std::string(name)};
         for (const std::string& script : names) {
             const Result<std::shared_ptr<const Script>> fresh = scripts_.refresh(script);
-            if (!fresh.ok())
+            // A file that is gone is no change: services that run it go on with what they have.
+            const bool gone = name.empty() && fresh.status().code() == StatusCode::not_found;
+            if (!fresh.ok() && !gone)
                 problem += (problem.empty() ? "" : "\n") + std::string(fresh.status().message());
         }
         if (problem.empty()) targets = kernel_.registry().handles(kLuaService);
