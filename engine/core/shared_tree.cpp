@@ -206,9 +206,11 @@ struct SharedTree::Builder {
     }
 };
 
-Result<std::shared_ptr<const SharedTree>> SharedTree::build(const char* data, std::size_t size) {
+Result<std::shared_ptr<const SharedTree>> SharedTree::build(const char* data, std::size_t size,
+                                                            std::uint32_t number) {
     if (size > kMaxPayload) return wire::fault_status(wire::Fault::too_large, size);
     const std::shared_ptr<SharedTree> tree(new SharedTree);
+    tree->number_ = number;
     Builder builder{*tree, data, wire::Fault::none, {}};
     if (!builder.value(data + size, 0, false, tree->root_)) {
         return wire::fault_status(builder.fault, static_cast<std::size_t>(builder.cursor - data));
@@ -306,7 +308,8 @@ std::size_t SharedTree::memory() const {
 }
 
 Status SharedStore::put(std::string_view name, const char* data, std::size_t size) {
-    Result<std::shared_ptr<const SharedTree>> tree = SharedTree::build(data, size);
+    Result<std::shared_ptr<const SharedTree>> tree =
+        SharedTree::build(data, size, next_number_.fetch_add(1));
     if (!tree.ok()) return tree.status();
     std::shared_ptr<const SharedTree> old;  // let go of after the lock
     const std::lock_guard<std::mutex> lock(mutex_);

@@ -9,6 +9,7 @@
 //            out live as long as the tree.
 #pragma once
 
+#include <atomic>
 #include <concepts>
 #include <cstdint>
 #include <memory>
@@ -51,7 +52,11 @@ class SharedTree {
 
     // The tree of a payload that holds exactly one value. Fails with `invalid` or `too_large` as
     // decode() does.
-    static Result<std::shared_ptr<const SharedTree>> build(const char* data, std::size_t size);
+    static Result<std::shared_ptr<const SharedTree>> build(const char* data, std::size_t size,
+                                                           std::uint32_t number = 0);
+
+    // What build() was given: of a store's trees, each has another.
+    std::uint32_t number() const { return number_; }
 
     const Item& root() const { return root_; }
     // `item` is a table.
@@ -102,6 +107,7 @@ class SharedTree {
     }
 
     // Constant after build().
+    std::uint32_t number_ = 0;
     Item root_;
     std::vector<Node> nodes_;
     std::vector<Item> items_;
@@ -129,6 +135,7 @@ class SharedStore {
             return std::hash<std::string_view>{}(text);
         }
     };
+    std::atomic<std::uint32_t> next_number_{0};
     mutable std::mutex mutex_;
     // Guarded by mutex_:
     std::unordered_map<std::string, std::shared_ptr<const SharedTree>, Hash, std::equal_to<>>

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "lua/registry_keys.h"
 #include "lua/sandbox.h"
 #include "lua/vm.h"
 
@@ -18,7 +19,6 @@ namespace perilune {
 
 namespace {
 
-const char kModulesKey = 0;  // the VM's modules, by name
 const char kLoadingKey = 0;  // stands for a module that is being loaded
 
 void* key_of(const char& key) { return const_cast<char*>(&key); }
@@ -26,14 +26,12 @@ void* key_of(const char& key) { return const_cast<char*>(&key); }
 }  // namespace
 
 void push_vm_modules(lua_State* L) {
-    lua_pushlightuserdata(L, key_of(kModulesKey));
-    lua_rawget(L, LUA_REGISTRYINDEX);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, kModulesKey);
     if (lua_istable(L, -1)) return;
     lua_pop(L, 1);
     lua_newtable(L);
-    lua_pushlightuserdata(L, key_of(kModulesKey));
-    lua_pushvalue(L, -2);
-    lua_rawset(L, LUA_REGISTRYINDEX);
+    lua_pushvalue(L, -1);
+    lua_rawseti(L, LUA_REGISTRYINDEX, kModulesKey);
 }
 
 namespace {

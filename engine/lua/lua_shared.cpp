@@ -4,10 +4,12 @@
 #include <string_view>
 #include <utility>
 
+#include "lua/registry_keys.h"
+
 namespace perilune {
 namespace {
 
-// Its address marks proxies and names what this file keeps in a registry.
+// Its address marks proxies.
 const char kMark = 0;
 
 struct Proxy {
@@ -32,19 +34,25 @@ const Proxy& check_proxy(lua_State* L, int index) {
     return *proxy;
 }
 
-// Pushes a proxy of a table. At the absolute stack indexes are the table of proxies by address
-// of their item (weak values) and the metatable.
+// Names a table of a tree among those of all trees, but for some that are very old: a number, and
+// not its address, for a seeded run repeats each growth of the table of proxies.
+double key_of(const SharedTree& tree, const SharedTree::Item& item) {
+    return (tree.number() % (1u << 20)) * 4294967296.0 + item.node;
+}
+
+// Pushes a proxy of a table. At the absolute stack indexes are the table of proxies by key_of()
+// (weak values) and the metatable.
 void push_proxy(lua_State* L, const std::shared_ptr<const SharedTree>& tree,
                 const SharedTree::Item& item, int proxies, int metatable) {
-    auto* address = const_cast<SharedTree::Item*>(&item);
-    lua_pushlightuserdata(L, address);
+    lua_pushnumber(L, key_of(*tree, item));
     lua_rawget(L, proxies);
-    if (!lua_isnil(L, -1)) return;
+    const Proxy* known = proxy_at(L, -1);
+    if (known != nullptr && known->item == &item) return;
     lua_pop(L, 1);
     new (lua_newuserdata(L, sizeof(Proxy))) Proxy{&kMark, tree, &item};
     lua_pushvalue(L, metatable);
     lua_setmetatable(L, -2);
-    lua_pushlightuserdata(L, address);
+    lua_pushnumber(L, key_of(*tree, item));
     lua_pushvalue(L, -2);
     lua_rawset(L, proxies);
 }
@@ -164,8 +172,7 @@ int shared_collect(lua_State* L) {
 
 // Pushes the table of proxies and the metatable, which are made at the first use in a VM.
 void push_support(lua_State* L) {
-    lua_pushlightuserdata(L, const_cast<char*>(&kMark));
-    lua_rawget(L, LUA_REGISTRYINDEX);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, kSharedDataKey);
     if (!lua_isnil(L, -1)) {
         lua_rawgeti(L, -1, kProxies);
         lua_rawgeti(L, -2, kMetatable);
@@ -205,13 +212,12 @@ void push_support(lua_State* L) {
     lua_pushboolean(L, 0);
     lua_setfield(L, metatable, "__metatable");
 
-    lua_pushlightuserdata(L, const_cast<char*>(&kMark));
     lua_createtable(L, 2, 0);
     lua_pushvalue(L, proxies);
     lua_rawseti(L, -2, kProxies);
     lua_pushvalue(L, metatable);
     lua_rawseti(L, -2, kMetatable);
-    lua_rawset(L, LUA_REGISTRYINDEX);
+    lua_rawseti(L, LUA_REGISTRYINDEX, kSharedDataKey);
 }
 
 }  // namespace

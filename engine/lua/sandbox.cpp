@@ -3,17 +3,14 @@
 #include <cstring>
 
 #include "lua/lua_require.h"
+#include "lua/registry_keys.h"
 #include "lua/vm.h"
 
 namespace perilune {
 
 namespace {
 
-// Addresses are keys of Lua's registry; the values don't matter.
-const char kBaseKey = 0;       // light: the table below their environments
-const char kErrorMetaKey = 0;  // metatable of perilune.CallError
-const char kFailureMark = 0;   // marks a failure among the arguments of core.finish
-const char kFormatKey = 0;
+const char kFailureMark = 0;  // its address marks a failure among the arguments of core.finish
 
 constexpr std::size_t kMaxErrorText = 4096;
 
@@ -269,8 +266,7 @@ int call_error_tostring(lua_State* L) {
 
 // Pushes what light services find where their own environment has nothing.
 void push_light_base(lua_State* L) {
-    lua_pushlightuserdata(L, key_of(kBaseKey));
-    lua_rawget(L, LUA_REGISTRYINDEX);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, kBaseKey);
     if (lua_istable(L, -1)) return;
     lua_pop(L, 1);
     for (const char* name : {LUA_MATHLIBNAME, "bit", LUA_OSLIBNAME, LUA_DBLIBNAME}) {
@@ -295,9 +291,8 @@ void push_light_base(lua_State* L) {
     lua_setfield(L, -2, "__index");
     lua_pushboolean(L, 0);
     lua_setfield(L, -2, "__metatable");
-    lua_pushlightuserdata(L, key_of(kBaseKey));
-    lua_pushvalue(L, -2);
-    lua_rawset(L, LUA_REGISTRYINDEX);
+    lua_pushvalue(L, -1);
+    lua_rawseti(L, LUA_REGISTRYINDEX, kBaseKey);
 }
 
 }  // namespace
@@ -455,8 +450,7 @@ int finish_call(lua_State* L) {
     lua_setfield(L, -2, "traceback");
     lua_pushvalue(L, 5);
     lua_setfield(L, -2, "value");
-    lua_pushlightuserdata(L, key_of(kErrorMetaKey));
-    lua_rawget(L, LUA_REGISTRYINDEX);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, kErrorMetaKey);
     if (!lua_istable(L, -1)) {
         lua_pop(L, 1);
         lua_createtable(L, 0, 2);
@@ -464,9 +458,8 @@ int finish_call(lua_State* L) {
         lua_setfield(L, -2, "__tostring");
         lua_pushliteral(L, "perilune.CallError");
         lua_setfield(L, -2, "__name");
-        lua_pushlightuserdata(L, key_of(kErrorMetaKey));
-        lua_pushvalue(L, -2);
-        lua_rawset(L, LUA_REGISTRYINDEX);
+        lua_pushvalue(L, -1);
+        lua_rawseti(L, LUA_REGISTRYINDEX, kErrorMetaKey);
     }
     lua_setmetatable(L, -2);
     return lua_error(L);
