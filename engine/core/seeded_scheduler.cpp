@@ -6,6 +6,7 @@ namespace perilune {
 
 namespace {
 thread_local const SeededScheduler* current_scheduler = nullptr;
+constexpr int kPatience = 100'000;
 }  // namespace
 
 SeededScheduler::SeededScheduler(Kernel& kernel, VirtualClock& clock, std::uint64_t seed)
@@ -61,9 +62,14 @@ void SeededScheduler::run() {
     for (;;) {
         {
             std::unique_lock lock(mutex_);
-            runnable_.insert(runnable_.end(), injected_.begin(), injected_.end());
-            injected_.clear();
             if (stopping_) break;
+            // What the host does waits until nothing else can run, one thing after another: when it
+            // comes is not the seed's to say. But it doesn't wait for ever.
+            if (!injected_.empty() && (runnable_.empty() || ++steps_of_patience_ > kPatience)) {
+                runnable_.push_back(injected_.front());
+                injected_.pop_front();
+                steps_of_patience_ = 0;
+            }
         }
         if (step()) continue;
         std::unique_lock lock(mutex_);
@@ -76,7 +82,9 @@ void SeededScheduler::run() {
 
 bool SeededScheduler::step() {
     if (!runnable_.empty()) {
-        const std::size_t chosen = random_.below(runnable_.size());
+        // Not drawn where there is no choice: how often that is depends on the host.
+        const std::size_t chosen =
+            runnable_.size() == 1 ? 0 : static_cast<std::size_t>(random_.below(runnable_.size()));
         ActorCell* cell = runnable_[chosen];
         runnable_[chosen] = runnable_.back();
         runnable_.pop_back();

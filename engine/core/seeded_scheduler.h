@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <mutex>
 #include <vector>
 
@@ -50,6 +51,7 @@ class SeededScheduler final : public Scheduler {
     std::vector<std::function<bool()>> sources_;  // constant after start
 
     std::vector<ActorCell*> runnable_;  // the scheduler's thread
+    int steps_of_patience_ = 0;         // the scheduler's thread
     std::atomic<std::uint64_t> serial_{0};
     std::atomic<std::uint64_t> turns_{0};
     std::atomic<std::uint64_t> messages_{0};
@@ -57,8 +59,8 @@ class SeededScheduler final : public Scheduler {
 
     std::mutex mutex_;
     std::condition_variable signal_;
-    std::vector<ActorCell*> injected_;  // guarded by mutex_
-    bool stopping_ = false;             // guarded by mutex_
+    std::deque<ActorCell*> injected_;  // guarded by mutex_
+    bool stopping_ = false;            // guarded by mutex_
     StackThread thread_;
 };
 
