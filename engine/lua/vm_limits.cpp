@@ -7,6 +7,8 @@
 // (inside table.sort, string.gsub with a function, require) LuaJIT raises instead, and the hook
 // strikes again further out.
 
+#include <algorithm>
+
 #include "core/cycles.h"
 #include "core/watchdog.h"
 #include "lua/sandbox.h"
@@ -154,6 +156,8 @@ void Vm::charge_to(Service* service) {
     if (charged_ != nullptr) {
         const std::uint64_t spent = now - charge_began_;
         charged_->cycles += spent;
+        // The collector may have freed in its turn what others had left: that is no credit.
+        charged_->memory = std::max<std::int64_t>(charged_->memory, 0);
         if (spent > kLongTurnMs * cycles_per_ms() &&
             now - charged_->long_turns_since > kLongTurnsWithinMs * cycles_per_ms()) {
             charged_->long_turns = 0;

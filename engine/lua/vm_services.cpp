@@ -381,7 +381,7 @@ Values Vm::stats(Service& service) {
     put("mailbox",
         service.bounded && slot != nullptr ? slot->load.count() : cell_->mailbox.load().count());
     put("memory", service.light
-                      ? static_cast<std::size_t>(std::max<std::int64_t>(0, service.memory))
+                      ? static_cast<std::size_t>(std::max<std::int64_t>(service.memory, 0))
                       : arena_.used());
     put("cpu_ms", static_cast<double>(service.light ? service.cycles : cycles_) /
                       static_cast<double>(cycles_per_ms()));

@@ -33,7 +33,7 @@ local perilune = {}
 ---@field tasks integer coroutines that run or wait now
 ---@field timers integer that wait now
 ---@field mailbox integer messages that wait now
----@field memory integer bytes of Lua memory, of a light service its own share
+---@field memory integer bytes of Lua memory; of a light service about its own share
 ---@field cpu_ms number processor time so far
 ---@field jit boolean whether its VM has been given the compiler
 

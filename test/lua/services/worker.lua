@@ -24,6 +24,11 @@ function worker.exit(value)
   perilune.exit()
   return value
 end
+-- Says that it is held, by a name, and looks at nothing else while there is a service `latch`.
+function worker.hold(latch)
+  perilune.name(latch .. " holds " .. perilune.self())
+  while perilune.find(latch) do end -- luacheck: ignore
+end
 function worker.busy(ms)
   local stop = os.clock() + ms / 1000
   while os.clock() < stop do end -- luacheck: ignore
