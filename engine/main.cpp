@@ -57,12 +57,10 @@ class Signals {
             int signal = 0;
             if (sigwait(&set_, &signal) != 0 || finished_.load()) return;
             if (signal == SIGHUP) {
-                if (reloading_.exchange(true)) continue;
+                // While scripts are loaded they may change again: then they are loaded once more.
+                if (reloads_asked_.fetch_add(1) != 0) continue;
                 if (reloader_.joinable()) reloader_.join();
-                reloader_ = std::thread([this] {
-                    reload_();
-                    reloading_.store(false);
-                });
+                reloader_ = std::thread([this] { run_reloads(); });
             } else if (stopper_.joinable()) {
                 _exit(128 + signal);
             } else {
@@ -71,13 +69,21 @@ class Signals {
         }
     }
 
+    void run_reloads() {
+        int answered = 0;
+        do {
+            answered = reloads_asked_.load();
+            reload_();
+        } while (reloads_asked_.fetch_sub(answered) != answered);
+    }
+
     sigset_t set_;
     std::function<void()> stop_;
     std::function<void()> reload_;
     std::thread thread_;
     std::thread stopper_;
     std::thread reloader_;
-    std::atomic<bool> reloading_{false};
+    std::atomic<int> reloads_asked_{0};  // and not done
     std::atomic<bool> finished_{false};
 };
 

@@ -151,6 +151,29 @@ TEST_F(ProgramTest, sighup_loads_changed_scripts_again_and_the_node_goes_on) {
     EXPECT_EQ(node.wait(), 0) << node.output();
 }
 
+// A SIGHUP that comes while scripts are loaded must not be lost.
+TEST_F(ProgramTest, a_script_that_changes_during_a_reload_is_loaded) {
+    const auto script = [](int version) {
+        return "local perilune = require 'perilune'\nlocal ticker = {}\n"
+               "function ticker.on_start() perilune.every(20, 'on_tick') end\n"
+               "function ticker.on_tick() perilune.log.info('VERSION " +
+               std::to_string(version) + ".') end\nreturn ticker\n";
+    };
+    folder_.write("service/ticker.lua", script(0));
+    folder_.write("config.lua", "return { services = { { script = \"ticker\" } } }");
+    Process node = run({});
+    ASSERT_TRUE(node.printed("VERSION 0.")) << node.output();
+    for (int version = 1; version <= 30; ++version) {
+        folder_.write("service/ticker.lua", script(version));
+        node.signal(SIGHUP);
+        if (version % 3 != 0) continue;
+        const std::string wanted = "VERSION " + std::to_string(version) + ".";
+        EXPECT_TRUE(node.printed(wanted)) << node.output();
+    }
+    node.signal(SIGTERM);
+    EXPECT_EQ(node.wait(), 0) << node.output();
+}
+
 TEST_F(ProgramTest, a_port_in_use_is_one_message_with_line_key_and_address) {
     const int taken = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     sockaddr_in address{};
