@@ -113,7 +113,8 @@ bool Watchdog::look_at(Worker& worker, Sight& sight, std::int64_t now_ns) {
     const std::uint64_t serial = worker.serial.load();
     const bool busy = serial % 2 == 1;
     if (!busy || serial != sight.serial) {
-        sight = Sight{serial, now_ns};
+        // Not now_ns: this thread may have slept since, and the dispatch would seem older.
+        sight = Sight{serial, RealClock::monotonic()};
         if (worker.stuck.load()) worker.stuck.store(false);
         return busy;
     }

@@ -59,7 +59,7 @@ int bad_option(lua_State* L, const char* function, const char* option, const cha
 
 // One row for each option; `offset` is that of a field of `Options`.
 struct Option {
-    enum class Kind { boolean, u16, u32, i32, text, framing };
+    enum class Kind { boolean, u16, u32, i32, text, framing, tls };
     const char* name;
     Kind kind;
     std::size_t offset;
@@ -77,6 +77,17 @@ constexpr Option kStreamOptions[] = {
     {"no_delay", Option::Kind::boolean, offsetof(StreamOptions, no_delay)},
     {"half_open", Option::Kind::boolean, offsetof(StreamOptions, half_open)},
     {"paused", Option::Kind::boolean, offsetof(StreamOptions, paused)},
+    {"handshake_ms", Option::Kind::i32, offsetof(StreamOptions, handshake_ms)},
+};
+
+// What `tls` says; the texts live in the table.
+struct TlsTexts {
+    bool wanted = false;
+    bool verify = true;
+    const char* certificate = nullptr;
+    const char* key = nullptr;
+    const char* ca = nullptr;
+    const char* server_name = nullptr;
 };
 
 // The rows of what a listener and a connection to be made have of their own.
@@ -87,6 +98,7 @@ struct OwnOptions {
     std::uint32_t max_connections = 10'000;
     std::uint32_t max_per_address = 0;
     std::int32_t connect_ms = 10'000;
+    TlsTexts tls;
 };
 
 constexpr Option kListenOptions[] = {
@@ -156,6 +168,39 @@ bool read_known(lua_State* L, const char* function, const char* name, const Opti
     return false;
 }
 
+constexpr Option kTlsOptions[] = {
+    {"certificate", Option::Kind::text, offsetof(TlsTexts, certificate)},
+    {"key", Option::Kind::text, offsetof(TlsTexts, key)},
+    {"ca", Option::Kind::text, offsetof(TlsTexts, ca)},
+    {"server_name", Option::Kind::text, offsetof(TlsTexts, server_name)},
+    {"verify", Option::Kind::boolean, offsetof(TlsTexts, verify)},
+};
+
+// The value on top of the stack: true, or a table.
+void read_tls(lua_State* L, const char* function, TlsTexts& tls) {
+    if (lua_isboolean(L, -1)) {
+        tls.wanted = lua_toboolean(L, -1) != 0;
+        return;
+    }
+    if (!lua_istable(L, -1)) bad_option(L, function, "tls", "boolean or table");
+    tls.wanted = true;
+    lua_pushnil(L);
+    while (lua_next(L, -2) != 0) {
+        const char* name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "[...]";
+        if (!read_known(L, function, name, kTlsOptions, &tls)) {
+            bad_option(L, function, name,
+                       "no such option of tls: certificate, key, ca, server_name or verify");
+        }
+        lua_pop(L, 1);
+    }
+}
+
+TlsOptions tls_options(const TlsTexts& texts) {
+    const auto text = [](const char* from) { return std::string(from == nullptr ? "" : from); };
+    return {text(texts.certificate), text(texts.key), text(texts.ca), texts.verify,
+            text(texts.server_name)};
+}
+
 // All options of the table at `index`; `rows` are those besides the stream's.
 template <std::size_t N>
 void read_options(lua_State* L, int index, const char* function, const Option (&rows)[N],
@@ -167,7 +212,9 @@ void read_options(lua_State* L, int index, const char* function, const Option (&
         if (!lua_isfunction(L, -1)) {  // those are the library's
             if (lua_type(L, -2) != LUA_TSTRING) bad_option(L, function, "[...]", "names");
             const char* name = lua_tostring(L, -2);
-            if (!read_known(L, function, name, kStreamOptions, &stream) &&
+            if (std::strcmp(name, "tls") == 0) {
+                read_tls(L, function, own.tls);
+            } else if (!read_known(L, function, name, kStreamOptions, &stream) &&
                 !read_known(L, function, name, rows, &own)) {
                 bad_option(L, function, name, "no such option: another name");
             }
@@ -189,6 +236,11 @@ int socket_listen(lua_State* L) {
     options.backlog = own.backlog;
     options.max_connections = own.max_connections;
     options.max_per_address = own.max_per_address;
+    if (own.tls.wanted) {
+        Result<std::shared_ptr<TlsContext>> context = TlsContext::server(tls_options(own.tls));
+        if (!context.ok()) return push_error(L, context.status());
+        options.tls = std::move(context.value());
+    }
     Network& network = network_of(L);
     const Result<ListenerId> id = network.listen(self_of(L), options);
     if (!id.ok()) return push_error(L, id.status());
@@ -197,6 +249,11 @@ int socket_listen(lua_State* L) {
     lua_pushstring(L, address.host().c_str());
     lua_pushinteger(L, address.port);
     return 3;
+}
+
+// reload_certificate(listener) -> true | nil, message, code
+int socket_reload_certificate(lua_State* L) {
+    return push_status(L, network_of(L).reload_certificate(check_listener(L, 1)));
 }
 
 // close_listener(listener) -> true | nil, message, code
@@ -215,6 +272,11 @@ int socket_connect(lua_State* L) {
     options.host = host;
     options.port = static_cast<std::uint16_t>(port);
     options.connect_ms = own.connect_ms;
+    if (own.tls.wanted) {
+        auto context = network_of(L).client_tls(tls_options(own.tls));
+        if (!context.ok()) return push_error(L, context.status());
+        options.tls = std::move(context.value());
+    }
     const Result<ConnectionId> id = network_of(L).connect(self_of(L), options);
     if (!id.ok()) return push_error(L, id.status());
     lua_pushnumber(L, static_cast<lua_Number>(id.value().value));
@@ -226,6 +288,12 @@ int socket_write(lua_State* L) {
     const ConnectionId id = check_connection(L, 1);
     const std::string_view data = check_bytes(L, 2);
     return push_status(L, network_of(L).write(id, data));
+}
+
+// write_text(connection, text) -> true | nil, message, code
+int socket_write_text(lua_State* L) {
+    const ConnectionId id = check_connection(L, 1);
+    return push_status(L, network_of(L).write_text(id, check_bytes(L, 2)));
 }
 
 // write_raw(connection, data) -> true | nil, message, code
@@ -269,6 +337,24 @@ int socket_notify_drained(lua_State* L) {
 // close(connection) -> true | nil, message, code
 int socket_close(lua_State* L) {
     return push_status(L, network_of(L).close(check_connection(L, 1)));
+}
+
+// upgrade(connection, max_message) -> true | nil, message, code
+int socket_upgrade(lua_State* L) {
+    const ConnectionId id = check_connection(L, 1);
+    const lua_Number most = luaL_checknumber(L, 2);
+    luaL_argcheck(L, most >= 1 && most <= 4294967295.0, 2, "bytes from 1 to 2^32 - 1 expected");
+    return push_status(L, network_of(L).upgrade(id, static_cast<std::uint32_t>(most)));
+}
+
+// close_websocket(connection, code, reason) -> true | nil, message, code
+int socket_close_websocket(lua_State* L) {
+    const ConnectionId id = check_connection(L, 1);
+    const lua_Number code = luaL_checknumber(L, 2);
+    luaL_argcheck(L, code >= 1000 && code <= 4999, 2, "a code from 1000 to 4999 expected");
+    const std::string_view reason = check_bytes(L, 3);
+    return push_status(
+        L, network_of(L).close_websocket(id, static_cast<std::uint16_t>(code), reason));
 }
 
 // abort(connection) -> true | nil, message, code
@@ -420,14 +506,18 @@ int socket_stats(lua_State* L) {
 const luaL_Reg kFunctions[] = {
     {"listen", socket_listen},
     {"close_listener", socket_close_listener},
+    {"reload_certificate", socket_reload_certificate},
     {"connect", socket_connect},
     {"write", socket_write},
+    {"write_text", socket_write_text},
     {"write_raw", socket_write_raw},
     {"write_many", socket_write_many},
     {"unsent", socket_unsent},
     {"notify_drained", socket_notify_drained},
     {"close", socket_close},
     {"abort", socket_abort},
+    {"upgrade", socket_upgrade},
+    {"close_websocket", socket_close_websocket},
     {"hand_over", socket_hand_over},
     {"pause", socket_pause},
     {"resume", socket_resume},

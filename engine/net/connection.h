@@ -21,6 +21,8 @@
 #include "net/address.h"
 #include "net/framing.h"
 #include "net/send_queue.h"
+#include "net/tls.h"
+#include "net/websocket.h"
 
 namespace perilune {
 
@@ -31,11 +33,13 @@ enum class SocketEvent : std::uint8_t {
     opened,     // accepted, or handed over to this owner. Payload: the peer's address as text;
                 // `session`: the ListenerId, or 0
     connected,  // connect() succeeded. Payload: the peer's address
-    data,       // payload: one frame
+    data,       // payload: one frame; of a WebSocket, one binary message
+    text,       // payload: one text message of a WebSocket
     closed,     // the last event of an opened or connected one. Payload: the reason
     failed,     // connect() failed; the last event. Payload: why
     ended,      // the peer sends no more; only with half_open, else it is closed then
     drained,    // all that was queued is with the system; after notify_drained()
+    peer_closes,  // a WebSocket's close frame. Payload: u16 big-endian code, then its reason
     moved,      // inside the engine: everything before a hand-over has been seen
 };
 
@@ -51,6 +55,8 @@ enum class CloseReason : std::uint8_t {
     idle,       // nothing came for idle_ms
     malformed,  // a frame's length is impossible
     too_large,  // a frame is over the limit
+    tls,        // TLS was not agreed on, or broken
+    handshake,  // TLS was not agreed on in time
     lost,       // its owner died with messages of it unseen
     stopping,   // the node stops
 };
@@ -70,6 +76,7 @@ struct StreamOptions {
     bool no_delay = true;                 // small packets leave at once
     bool half_open = false;               // may be written after the peer has ended
     bool paused = false;                  // reads nothing before resume() or hand_over()
+    std::int32_t handshake_ms = 10'000;   // for TLS of an accepted one
 };
 
 struct Listener;
@@ -79,6 +86,7 @@ struct Connection {
         free,        // in the pool
         resolving,   // its host's name is being looked up
         connecting,  // the system connects
+        securing,    // TLS is being agreed on
         open,        // data flows
         closing,     // what is queued is still sent, what arrives is dropped
         ending,      // everything is sent; the peer's end is awaited
@@ -89,6 +97,7 @@ struct Connection {
     static constexpr std::uint32_t kByUndelivered = 2;  // 64 KB of it wait in the mailbox
     static constexpr std::uint32_t kByMailbox = 4;      // the owner's mailbox is half full
     static constexpr std::uint32_t kByHandOver = 8;     // the former owner catches up
+    static constexpr std::uint32_t kByHead = 16;        // its head is being answered: upgrade()
 
     // Any thread.
     std::atomic<std::uint32_t> pause{0};
@@ -118,7 +127,10 @@ struct Connection {
     Handle former_owner;  // while handing_over
     Handle next_owner;    // handed over again meanwhile
     int descriptor = -1;
-    SendQueue out;
+    SendQueue out;  // what has been written and not been sent or encrypted
+    FramingKind framing = FramingKind::raw;
+    bool close_frame_sent = false;  // of a WebSocket
+    std::unique_ptr<TlsStream> tls;  // null: plain. Null or not is constant while it is open
     std::uint32_t send_bytes = 0;
     std::uint32_t send_packets = 0;
     std::int32_t stall_ms = 0;
@@ -138,6 +150,8 @@ struct Connection {
     bool readable = false;        // the system may have more
     bool ended = false;           // the system has said that the end comes
     FrameDecoder decoder;
+    std::unique_ptr<WebSocketDecoder> websocket;  // instead of the decoder, after upgrade()
+    TlsStream::Outcome tls_then = TlsStream::Outcome::dry;  // what follows `pending`
     BufferRef pending;  // arrived, not yet cut: the owner had no room
     std::size_t pending_from = 0;
 
@@ -145,8 +159,6 @@ struct Connection {
     ConnectionId owned_id;
     Connection* owner_next = nullptr;
     Connection* owner_previous = nullptr;
-
-    FramingKind framing() const { return decoder.kind(); }  // constant while it is open
 };
 
 }  // namespace perilune

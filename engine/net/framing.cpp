@@ -12,12 +12,14 @@ constexpr std::uint32_t kAny = 0xffffffff;
 constexpr std::size_t kFirstPiece = 64;
 
 // Indexed by FramingKind.
-constexpr std::array<FramingRule, 5> kRules = {{
+constexpr std::array<FramingRule, kFramingKinds> kRules = {{
     {"raw", 0, false, false, kAny, ""},
     {"line", 0, false, false, kAny, "\n"},
     {"packet", 2, false, true, 0xffff - 2, ""},
     {"u16be", 2, true, false, 0xffff, ""},
     {"u32be", 4, true, false, kAny, ""},
+    {"head", 0, false, false, kAny, ""},
+    {"websocket", 0, false, false, kAny, ""},
 }};
 
 // What the length field says, header included.
@@ -36,7 +38,8 @@ const FramingRule& framing_rule(FramingKind kind) { return kRules[static_cast<st
 
 std::optional<FramingKind> framing_by_name(std::string_view name) {
     for (std::size_t i = 0; i < kRules.size(); ++i) {
-        if (name == kRules[i].name) return static_cast<FramingKind>(i);
+        const FramingKind kind = static_cast<FramingKind>(i);
+        if (name == kRules[i].name && kind != FramingKind::websocket) return kind;
     }
     return std::nullopt;
 }
@@ -74,6 +77,7 @@ FrameDecoder::Outcome FrameDecoder::next(std::string_view& input, std::size_t ma
     frame.buffer = {};
     if (framing_rule(kind_).header != 0) return next_prefixed(input, max_frame, frame);
     if (kind_ == FramingKind::line) return next_line(input, max_frame, frame);
+    if (kind_ == FramingKind::head) return next_head(input, max_frame, frame);
     if (input.empty()) return Outcome::more;
     frame.bytes = input;
     input = {};
@@ -151,6 +155,30 @@ FrameDecoder::Outcome FrameDecoder::next_line(std::string_view& input, std::size
         if (frame.buffer) frame.buffer.get()->set_size(frame.bytes.size());
     }
     return frame.bytes.size() > max_frame ? Outcome::too_large : Outcome::frame;
+}
+
+FrameDecoder::Outcome FrameDecoder::next_head(std::string_view& input, std::size_t max_frame,
+                                              Frame& frame) {
+    constexpr std::string_view kEnd = "\r\n\r\n";
+    const std::size_t before = body_.size();
+    const std::size_t room = max_frame - std::min(max_frame, before);
+    const std::string_view piece = input.substr(0, std::min(input.size(), room));
+    keep(piece, max_frame);
+    if (body_.size() == 0) return input.empty() ? Outcome::more : Outcome::too_large;
+    const std::string_view all(body_.data(), body_.size());
+    // The end may have begun in what came earlier.
+    const std::size_t end = all.find(kEnd, before - std::min<std::size_t>(before, kEnd.size() - 1));
+    if (end == std::string_view::npos) {
+        if (piece.size() < input.size()) return Outcome::too_large;
+        input = {};
+        return Outcome::more;
+    }
+    const std::size_t size = end + kEnd.size();
+    input.remove_prefix(size - before);
+    body_.get()->set_size(size);
+    frame.buffer = std::move(body_);
+    frame.bytes = {frame.buffer.data(), size};
+    return Outcome::frame;
 }
 
 // Appends `piece`. The room doubles with what has arrived and never passes `limit`.

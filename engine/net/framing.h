@@ -23,7 +23,11 @@ enum class FramingKind : std::uint8_t {
     packet,  // u16 little-endian length that includes its own two bytes (our clients)
     u16be,   // u16 big-endian length of the body
     u32be,   // u32 big-endian length of the body
+    head,    // one frame: a head of HTTP, up to its empty line. Then reading pauses, for another
+             // framing follows
+    websocket,  // messages of RFC 6455: see websocket.h. Only after a handshake
 };
+inline constexpr std::size_t kFramingKinds = 7;
 
 struct FramingRule {
     const char* name;
@@ -35,6 +39,7 @@ struct FramingRule {
 };
 
 const FramingRule& framing_rule(FramingKind kind);
+// By the names that a script may use for a new connection: all but "websocket".
 std::optional<FramingKind> framing_by_name(std::string_view name);
 
 inline constexpr std::size_t kMaxFrameHeader = 4;
@@ -77,6 +82,7 @@ class FrameDecoder {
   private:
     Outcome next_prefixed(std::string_view& input, std::size_t max_frame, Frame& frame);
     Outcome next_line(std::string_view& input, std::size_t max_frame, Frame& frame);
+    Outcome next_head(std::string_view& input, std::size_t max_frame, Frame& frame);
     void keep(std::string_view piece, std::size_t limit);
 
     FramingKind kind_;

@@ -21,6 +21,7 @@ struct ListenOptions {
     std::uint32_t max_connections = 10'000;  // open at a time; more are reset at once
     std::uint32_t max_per_address = 0;       // from one IPv4 address or IPv6 /64; 0: no limit
     StreamOptions stream;
+    std::shared_ptr<const TlsContext> tls;  // null: plain
 };
 
 struct Listener {
@@ -34,6 +35,7 @@ struct Listener {
 
     // The polling thread.
     int descriptor = -1;
+    std::shared_ptr<const TlsContext> tls;  // for the next connection; null: plain
     bool paused = false;  // out of descriptors, or its owner's mailbox is half full
     std::uint32_t open = 0;
     std::unordered_map<Address, std::uint32_t, AddressHash> per_address;

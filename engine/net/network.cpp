@@ -11,16 +11,10 @@ namespace perilune {
 
 namespace {
 
-constexpr std::size_t kReadBuffer = 64 * 1024;
-constexpr int kReadRounds = 8;     // full buffers of one connection before others get a turn
-constexpr int kAcceptBatch = 64;   // the same for a listener
-constexpr int kFramesACheck = 16;  // frames between two looks at the owner's mailbox
-constexpr int kPieces = 64;        // of one system call
-constexpr std::size_t kEarlyFlush = 64 * 1024;  // unsent bytes that don't wait for the turn's end
-constexpr std::size_t kCopyLimit = 512;         // shared frames up to this size are copied
-constexpr std::int64_t kDrainRetryNs = 100 * kNsPerMs;
+constexpr int kAcceptBatch = 64;  // connections of one listener before others get a turn
 constexpr std::int64_t kAcceptRetryNs = 100 * kNsPerMs;
 constexpr std::int64_t kHandOverCheckNs = kNsPerSecond;
+constexpr std::size_t kClientContexts = 64;  // kept; more are made anew
 
 // Tokens of the transport: an id, and whether it is a listener's.
 constexpr std::uint64_t kListenerToken = std::uint64_t{1} << 62;
@@ -29,30 +23,10 @@ constexpr std::uint64_t kListenerToken = std::uint64_t{1} << 62;
 constexpr std::uint64_t kSweepTimer = 1;
 constexpr std::uint64_t kAcceptTimer = 2;
 
-// The network whose events this thread hands out: what they write leaves at once, since no
-// turn ends after them.
-thread_local const Network* polling_network = nullptr;
-
-// What the running turn of this worker has written to and not sent. The worker may run turns
-// of several nodes (in tests), so each entry names its network.
-struct Unflushed {
-    const Network* network;
-    Connection* connection;
-    ConnectionId id;
-};
-thread_local std::vector<Unflushed> unflushed;
-
 std::string error_text(int error) { return ::strerror(error < 0 ? -error : error); }
 
 bool out_of_descriptors(int error) {
     return error == -EMFILE || error == -ENFILE || error == -ENOBUFS || error == -ENOMEM;
-}
-
-// Loses data that the peer might still expect, so the peer is told by a reset.
-bool needs_reset(CloseReason reason) {
-    return reason == CloseReason::aborted || reason == CloseReason::slow ||
-           reason == CloseReason::stalled || reason == CloseReason::lost ||
-           reason == CloseReason::malformed || reason == CloseReason::too_large;
 }
 
 }  // namespace
@@ -62,10 +36,12 @@ const char* socket_event_name(SocketEvent event) {
         case SocketEvent::opened: return "opened";
         case SocketEvent::connected: return "connected";
         case SocketEvent::data: return "data";
+        case SocketEvent::text: return "text";
         case SocketEvent::closed: return "closed";
         case SocketEvent::failed: return "failed";
         case SocketEvent::ended: return "ended";
         case SocketEvent::drained: return "drained";
+        case SocketEvent::peer_closes: return "peer_closes";
         case SocketEvent::moved: return "moved";
     }
     return "unknown";
@@ -82,6 +58,8 @@ const char* close_reason_name(CloseReason reason) {
         case CloseReason::idle: return "idle";
         case CloseReason::malformed: return "malformed";
         case CloseReason::too_large: return "too_large";
+        case CloseReason::tls: return "tls";
+        case CloseReason::handshake: return "handshake";
         case CloseReason::lost: return "lost";
         case CloseReason::stopping: return "stopping";
     }
@@ -96,28 +74,6 @@ class Network::Helper final : public Actor {
 
   private:
     Network& network_;
-};
-
-struct Network::Group {
-    const Handle owner;
-    std::mutex mutex;
-    // Guarded by mutex: members, and where each stands among them.
-    std::vector<ConnectionId> members;
-    std::unordered_map<ConnectionId, std::size_t> places;
-
-    explicit Group(Handle owner_) : owner(owner_) {}
-    bool remove(ConnectionId member) {
-        const auto found = places.find(member);
-        if (found == places.end()) return false;
-        const std::size_t place = found->second;
-        places.erase(found);
-        if (place + 1 != members.size()) {
-            members[place] = members.back();
-            places[members[place]] = place;
-        }
-        members.pop_back();
-        return true;
-    }
 };
 
 Network::Network(Kernel& kernel, std::unique_ptr<Transport> transport)
@@ -160,6 +116,15 @@ void Network::begin_stop() {
     for (const ConnectionId id : connections_.ids()) (void)close(id, CloseReason::stopping);
 }
 
+void Network::on_ready(std::uint64_t token, std::uint32_t ready) {
+    const PollingScope polling(this);
+    if ((token & kListenerToken) != 0) {
+        on_accept(ListenerId{token & ~kListenerToken});
+    } else {
+        on_stream(ConnectionId{token}, ready);
+    }
+}
+
 // ---- looking up ----
 
 Status Network::dead_connection() {
@@ -191,14 +156,13 @@ Network::Locked Network::find_writable(ConnectionId id) {
 }
 
 bool Network::in_turn() const {
-    return polling_network == nullptr && kernel_.scheduler().on_worker();
+    return polling_network_ == nullptr && kernel_.scheduler().on_worker();
 }
 
 void Network::later(ConnectionId id, void (Network::*task)(ConnectionId)) {
     transport_->post([this, id, task] {
-        const Network* const before = std::exchange(polling_network, this);
+        const PollingScope polling(this);
         (this->*task)(id);
-        polling_network = before;
     });
 }
 
@@ -249,6 +213,11 @@ Network::Locked Network::take_connection(const StreamOptions& options, Handle ow
     c.reader = owner;
     c.readable = c.ended = false;
     c.decoder = FrameDecoder(options.framing);
+    c.framing = options.framing;
+    c.websocket.reset();
+    c.close_frame_sent = false;
+    c.tls.reset();
+    c.tls_then = TlsStream::Outcome::dry;
     c.pending_from = 0;
     connections_.publish(id, connection);
     own(c, owner);
@@ -324,6 +293,7 @@ Result<ListenerId> Network::listen(Handle owner, const ListenOptions& options) {
     listener.options = options;
     listener.address = address;
     listener.descriptor = descriptor;
+    listener.tls = options.tls;
     {
         const std::lock_guard lock(pool_mutex_);
         all_listeners_.push_back(std::move(made));
@@ -367,6 +337,36 @@ Status Network::close_listener(ListenerId id) {
         listener->descriptor = -1;
     });
     return {};
+}
+
+Status Network::reload_certificate(ListenerId id) {
+    Listener* listener = listeners_.find(id);
+    if (listener == nullptr) return Status::error(StatusCode::dead, "the listener is closed");
+    const auto& current = listener->options.tls;
+    if (current == nullptr) {
+        return Status::error(StatusCode::invalid, "the listener has no certificate: it is plain");
+    }
+    Result<std::shared_ptr<TlsContext>> loaded = TlsContext::server(current->options());
+    if (!loaded.ok()) return loaded.status();
+    transport_->post([listener, made = std::move(loaded.value())] { listener->tls = made; });
+    return {};
+}
+
+Result<std::shared_ptr<const TlsContext>> Network::client_tls(const TlsOptions& options) {
+    std::string key = options.verify ? "1" : "0";
+    for (const std::string* part :
+         {&options.certificate, &options.key, &options.ca, &options.server_name}) {
+        key += *part;
+        key += '\0';
+    }
+    const std::lock_guard lock(client_tls_mutex_);
+    const auto found = client_tls_.find(key);
+    if (found != client_tls_.end()) return found->second;
+    Result<std::shared_ptr<TlsContext>> made = TlsContext::client(options);
+    if (!made.ok()) return made.status();
+    if (client_tls_.size() >= kClientContexts) client_tls_.clear();
+    client_tls_.emplace(std::move(key), made.value());
+    return std::shared_ptr<const TlsContext>(made.value());
 }
 
 void Network::on_accept(ListenerId id) {
@@ -430,23 +430,44 @@ void Network::admit_peer(Listener& listener, int descriptor, const Address& peer
     ++listener.open;
     if (from_address != nullptr) ++*from_address;
     counters_.open.fetch_add(1);
-    c->state = Connection::State::open;
-    c->accepted = c->announced = true;
+    c->accepted = true;
     c->descriptor = descriptor;
     c->peer = peer;
     c->listener = listener.id;
     c->listened_by = &listener;
     c->polled_id = c->id.value;
     const bool watched = transport_->watch(descriptor, c->id.value) == 0;
-    if (c->idle_ms > 0) watch(*c, now_ns() + c->idle_ms * kNsPerMs);
-    if (post_event(*c, c->owner, SocketEvent::opened, peer.text()) == PostResult::dead) {
-        c->reason = CloseReason::lost;
-        finish(std::move(c));
-        (void)close_listener(listener.id);
-    } else if (!watched) {
+    if (!watched) {
+        c->state = Connection::State::securing;
         c->reason = CloseReason::aborted;
         finish(std::move(c));
+    } else if (listener.tls == nullptr) {
+        if (!announce(std::move(c))) (void)close_listener(listener.id);
+    } else {
+        c->state = Connection::State::securing;
+        c->tls = std::make_unique<TlsStream>(listener.tls, "");
+        if (options.stream.handshake_ms > 0) {
+            c->deadline_ns = now_ns() + options.stream.handshake_ms * kNsPerMs;
+            watch(*c, c->deadline_ns);
+        }
     }
+}
+
+// It can be used from now on, and its owner is told. False: the owner is dead, and it is closed.
+bool Network::announce(Locked c) {
+    c->state = Connection::State::open;
+    c->announced = true;
+    c->deadline_ns = 0;
+    if (!c->accepted) {
+        counters_.connected.fetch_add(1);
+        counters_.open.fetch_add(1);
+    }
+    if (c->idle_ms > 0) watch(*c, now_ns() + c->idle_ms * kNsPerMs);
+    const SocketEvent event = c->accepted ? SocketEvent::opened : SocketEvent::connected;
+    if (post_event(*c, c->owner, event, c->peer.text()) != PostResult::dead) return true;
+    c->reason = CloseReason::lost;
+    finish(std::move(c));
+    return false;
 }
 
 // ---- connecting ----
@@ -462,6 +483,9 @@ Result<ConnectionId> Network::connect(Handle owner, const ConnectOptions& option
     const ConnectionId id = c.id;
     c.state = Connection::State::resolving;
     c.addresses = std::make_unique<std::vector<Address>>();
+    if (options.tls != nullptr) {
+        c.tls = std::make_unique<TlsStream>(options.tls, options.host);
+    }
     if (options.connect_ms > 0) {
         c.deadline_ns = now_ns() + options.connect_ms * kNsPerMs;
         watch(c, c.deadline_ns);
@@ -539,6 +563,7 @@ void Network::begin_connect(Connection& c, std::string failure) {
 
 void Network::fail_connect(Connection& c, const std::string& text) {
     if (c.state == Connection::State::dead) return;
+    if (c.accepted) return kill(c, CloseReason::handshake);
     counters_.connect_failed.fetch_add(1);
     (void)post_event(c, c.owner, SocketEvent::failed, text);
     kill(c, CloseReason::aborted);
@@ -554,510 +579,25 @@ void Network::on_connecting(ConnectionId id, std::uint32_t ready) {
         return begin_connect(*c, failure);
     }
     if ((ready & kWritable) == 0) return;
-    counters_.connected.fetch_add(1);
-    counters_.open.fetch_add(1);
     if (c->no_delay) transport_->set_no_delay(c->descriptor, true);
-    c->state = Connection::State::open;
-    c->announced = true;
     c->addresses.reset();
     c->polled_id = id.value;
     c->readable = true;
     // The peer may have sent and closed before this: no further event tells of it.
     if ((ready & (kEnded | kBroken)) != 0) c->ended = true;
     c->last_receive_ns.store(kernel_.clock().coarse_ns());
-    if (c->idle_ms > 0) watch(*c, now_ns() + c->idle_ms * kNsPerMs);
-    if (post_event(*c, c->owner, SocketEvent::connected, c->peer.text()) == PostResult::dead) {
-        c->reason = CloseReason::lost;
-        return finish(std::move(c));
-    }
-    flush(*c);
     Connection& connection = *c;
-    c.lock.unlock();
-    read(connection);
-}
-
-// ---- reading: the polling thread ----
-
-void Network::on_ready(std::uint64_t token, std::uint32_t ready) {
-    const Network* const before = std::exchange(polling_network, this);
-    if ((token & kListenerToken) != 0) {
-        on_accept(ListenerId{token & ~kListenerToken});
-    } else {
-        on_stream(ConnectionId{token}, ready);
-    }
-    polling_network = before;
-}
-
-void Network::on_stream(ConnectionId id, std::uint32_t ready) {
-    Connection* connection = connections_.find(id);
-    if (connection == nullptr) return;
-    if (connection->polled_id != id.value) return on_connecting(id, ready);
-    // `sending` was set before the send whose failure this event may belong to, so an event
-    // that finds it clear is older than that.
-    if ((ready & (kWritable | kBroken)) != 0 && connection->sending.load()) {
-        Locked c = find(id);
-        if (c && c->blocked) {
-            c->blocked = false;
-            flush(*c);
-        }
-    }
-    if ((ready & (kReadable | kBroken)) == 0) return;
-    connection->readable = true;
-    if ((ready & (kEnded | kBroken)) != 0) connection->ended = true;
-    read(*connection);
-}
-
-void Network::read(Connection& c) {
-    const std::uint64_t id = c.polled_id;
-    for (int round = 0; c.polled_id == id; ++round) {
-        const bool discards = c.discards.load();
-        if (discards) {
-            c.pending = {};
-        } else if (c.pause.load() != 0) {
-            return;
-        }
-        if (c.pending) {
-            const BufferRef held = std::exchange(c.pending, {});
-            std::string_view input(held.data(), held.size());
-            input.remove_prefix(c.pending_from);
-            const Input outcome = cut(c, input);
-            if (outcome == Input::gone) return;
-            if (outcome == Input::stopped) {
-                c.pending_from = held.size() - input.size();
-                c.pending = held;
-                return;
-            }
-            continue;
-        }
-        if (!c.readable) return;
-        if (round >= kReadRounds) return later(ConnectionId{id}, &Network::read_again);
-        const ssize_t count = transport_->receive(c.descriptor, read_buffer_.get(), kReadBuffer);
-        counters_.receives.fetch_add(1, std::memory_order_relaxed);
-        if (count == -EAGAIN) {
-            c.readable = false;
-            return;
-        }
-        if (count < 0) return break_up(c, CloseReason::reset);
-        if (count == 0) {
-            c.readable = false;
-            return peer_ended(c);
-        }
-        c.last_receive_ns.store(kernel_.clock().coarse_ns(), std::memory_order_relaxed);
-        counters_.bytes_in.fetch_add(static_cast<std::uint64_t>(count), std::memory_order_relaxed);
-        // A short read has emptied the socket; only an end that was announced is worth a look.
-        if (static_cast<std::size_t>(count) < kReadBuffer && !c.ended) c.readable = false;
-        if (discards) continue;
-        std::string_view input(read_buffer_.get(), static_cast<std::size_t>(count));
-        const Input outcome = cut(c, input);
-        if (outcome == Input::gone) return;
-        if (outcome == Input::stopped) {
-            c.pending = BufferRef::copy_of(input.data(), input.size());
-            c.pending_from = 0;
-            return;
-        }
-    }
-}
-
-// Posts the frames of `input`, which is moved behind what was taken.
-Network::Input Network::cut(Connection& c, std::string_view& input) {
-    std::uint64_t frames = 0;
-    Input outcome = Input::dry;
-    for (int unchecked = 0;; ++unchecked) {
-        if (!input.empty() && c.undelivered.load() > kMaxUndelivered) {
-            c.pause.fetch_or(Connection::kByUndelivered);
-            // The owner may have caught up before it could see the bit.
-            if (c.undelivered.load() > kMaxUndelivered / 2) {
-                outcome = Input::stopped;
-                break;
-            }
-            c.pause.fetch_and(~Connection::kByUndelivered);
-        }
-        if (!input.empty() && unchecked % kFramesACheck == 0 && !owner_has_room(c)) {
-            outcome = c.polled_id == 0 ? Input::gone : Input::stopped;
-            break;
-        }
-        Frame frame;
-        const FrameDecoder::Outcome next = c.decoder.next(input, c.max_frame.load(), frame);
-        if (next == FrameDecoder::Outcome::more) break;
-        if (next != FrameDecoder::Outcome::frame) {
-            break_up(c, next == FrameDecoder::Outcome::malformed ? CloseReason::malformed
-                                                                 : CloseReason::too_large);
-            outcome = Input::gone;
-            break;
-        }
-        ++frames;
-        MessagePtr message = make_message(MessageKind::socket, c.reader, {}, c.listener.value);
-        message->id = c.polled_id;
-        message->detail = static_cast<std::uint8_t>(SocketEvent::data);
-        c.undelivered.fetch_add(static_cast<std::int64_t>(frame.bytes.size()) + kMessageCharge);
-        if (frame.buffer && frame.bytes.size() > Message::kInlineSize) {
-            message->set_payload(std::move(frame.buffer));
-        } else {
-            message->set_payload(frame.bytes);
-        }
-        if (kernel_.post(message) != PostResult::ok) {
-            break_up(c, CloseReason::lost);
-            outcome = Input::gone;
-            break;
-        }
-    }
-    counters_.frames_in.fetch_add(frames, std::memory_order_relaxed);
-    if (outcome == Input::stopped) counters_.read_pauses.fetch_add(1, std::memory_order_relaxed);
-    return outcome;
-}
-
-// Whether the owner's mailbox takes more. If not, the reading has been paused, or the
-// connection broken up because its owner is dead.
-bool Network::owner_has_room(Connection& c) {
-    Registry::Slot* slot = kernel_.registry().find(c.reader);
-    if (slot == nullptr) {
-        break_up(c, CloseReason::lost);
-        return false;
-    }
-    ActorCell* cell = slot->cell.load();
-    const auto full = [&] {
-        const std::uint32_t own_limit = slot->max_messages.load(std::memory_order_relaxed);
-        return cell->mailbox.half_full() || (own_limit != 0 && slot->load.count() * 2 >= own_limit);
-    };
-    if (!full()) return true;
-    const ConnectionId id{c.polled_id};
-    c.pause.fetch_or(Connection::kByMailbox);
-    {
-        const std::lock_guard lock(drains_mutex_);
-        drains_[cell].push_back(id);
-    }
-    cell->wants_drain.store(true);
-    // It may have been emptied before it could see that somebody waits.
-    if (!full()) {
-        c.pause.fetch_and(~Connection::kByMailbox);
-        return true;
-    }
-    // A light service has a limit of its own, which tells nobody.
-    if (Locked locked = find(id)) watch(*locked, now_ns() + kDrainRetryNs);
-    return false;
-}
-
-void Network::on_drained(ActorCell* cell) {
-    std::vector<ConnectionId> waiting;
-    {
-        const std::lock_guard lock(drains_mutex_);
-        const auto found = drains_.find(cell);
-        if (found == drains_.end()) return;
-        waiting = std::move(found->second);
-        drains_.erase(found);
-    }
-    for (const ConnectionId id : waiting) {
-        if (Locked c = find(id)) unpause(*c, Connection::kByMailbox);
-    }
-}
-
-// Under the mutex.
-void Network::unpause(Connection& c, std::uint32_t bits) {
-    const std::uint32_t before = c.pause.fetch_and(~bits);
-    if ((before & bits) != 0 && (before & ~bits) == 0) later(c.id, &Network::read_again);
-}
-
-void Network::read_again(ConnectionId id) {
-    Connection* connection = connections_.find(id);
-    if (connection != nullptr && connection->polled_id == id.value) read(*connection);
-}
-
-void Network::peer_ended(Connection& connection) {
-    Locked c = find(ConnectionId{connection.polled_id});
-    if (!c) return;
-    const bool again = std::exchange(c->peer_ended, true);
-    if (c->broken) {
-        c->reason = CloseReason::reset;
-        return finish(std::move(c));
-    }
-    if (c->state == Connection::State::ending || c->state == Connection::State::dead) {
-        return finish(std::move(c));
-    }
-    if (c->state != Connection::State::open || again) return;
-    // Behind all its data, so that the answers to that can be written before it is closed.
-    if (post_event(*c, c->reader, SocketEvent::ended, {}) == PostResult::dead) {
-        c->reason = CloseReason::lost;
-        finish(std::move(c));
-    }
-}
-
-// ---- sending ----
-
-Status Network::write(ConnectionId id, std::string_view body) {
-    const Locked c = find_writable(id);
-    if (!c) return dead_connection();
-    const FramingKind framing = c->framing();
-    const FramingRule& rule = framing_rule(framing);
-    if (body.size() > rule.max_body) return check_frame_size(framing, body.size());
-    if (rule.header != 0) {
-        char header[kMaxFrameHeader];
-        c->out.append({header, write_frame_header(framing, body.size(), header)}, true);
-    }
-    c->out.append(body, !rule.trailer.empty());
-    if (!rule.trailer.empty()) c->out.append(rule.trailer);
-    return queued(*c);
-}
-
-Status Network::write_raw(ConnectionId id, std::string_view bytes) {
-    const Locked c = find_writable(id);
-    if (!c) return dead_connection();
-    c->out.append(bytes);
-    return queued(*c);
-}
-
-Status Network::write_shared(ConnectionId id, SharedFrame& frame) {
-    const Locked c = find_writable(id);
-    if (!c) return dead_connection();
-    BufferRef& encoded = frame.encoded[static_cast<std::size_t>(c->framing())];
-    if (!encoded) {
-        if (const Status size = check_frame_size(c->framing(), frame.body.size()); !size.ok()) {
-            return size;
-        }
-        encoded = encode_frame(c->framing(), frame.body);
-    }
-    // Small ones are put together with what waits already.
-    if (encoded.size() <= kCopyLimit && !c->out.empty()) {
-        c->out.append({encoded.data(), encoded.size()});
-    } else {
-        c->out.append(encoded);
-    }
-    return queued(*c);
-}
-
-std::size_t Network::write_many(std::span<const ConnectionId> ids, std::string_view body) {
-    SharedFrame frame{body, {}};
-    std::size_t count = 0;
-    for (const ConnectionId id : ids) count += write_shared(id, frame).ok() ? 1 : 0;
-    return count;
-}
-
-// Something was put into the queue.
-Status Network::queued(Connection& c) {
-    counters_.packets_out.fetch_add(1, std::memory_order_relaxed);
-    // A turn that writes much must not look like a peer that reads little.
-    if (c.out.bytes() >= kEarlyFlush || c.out.packets() * 2 >= c.send_packets) flush(c);
-    if (c.out.bytes() > c.send_bytes || c.out.packets() > c.send_packets) {
-        kill(c, CloseReason::slow);
-        return Status::error(StatusCode::overloaded,
-                             "the peer is too slow: over %u bytes or %u packets were unsent",
-                             c.send_bytes, c.send_packets);
-    }
-    if (c.broken) return dead_connection();
-    if (!in_turn()) {
-        flush(c);
-    } else if (c.dirty != &unflushed && !c.blocked && !c.out.empty()) {
-        // Also when another worker has it on its list: that one's turn may be a long one.
-        c.dirty = &unflushed;
-        unflushed.push_back({this, &c, c.id});
-    }
-    return {};
-}
-
-void Network::flush_turn() {
-    if (unflushed.empty()) return;
-    std::size_t others = 0;
-    for (std::size_t i = 0; i < unflushed.size(); ++i) {
-        const Unflushed entry = unflushed[i];
-        if (entry.network != this) {
-            unflushed[others++] = entry;
-            continue;
-        }
-        const std::lock_guard lock(entry.connection->mutex);
-        if (entry.connection->id != entry.id) continue;
-        entry.connection->dirty = nullptr;
-        flush(*entry.connection);
-    }
-    unflushed.resize(others);
-}
-
-void Network::flush(Connection& c) {
-    if (c.blocked ||
-        (c.state != Connection::State::open && c.state != Connection::State::closing)) {
+    if (connection.tls != nullptr) {
+        connection.state = Connection::State::securing;
+        (void)connection.tls->handshake();  // its first words
+        flush(connection);
+        c.lock.unlock();
+    } else if (!announce(std::move(c))) {
         return;
+    } else if (const Locked again = find(id)) {
+        flush(*again);
     }
-    while (!c.out.empty()) {
-        iovec pieces[kPieces];
-        const int count = c.out.gather(pieces, kPieces);
-        std::size_t offered = 0;
-        for (int i = 0; i < count; ++i) offered += pieces[i].iov_len;
-        c.sending.store(true);
-        const ssize_t sent = transport_->send(c.descriptor, pieces, count);
-        counters_.sends.fetch_add(1, std::memory_order_relaxed);
-        if (sent < 0 && sent != -EAGAIN) return send_failed(c);
-        if (sent > 0) {
-            c.out.consume(static_cast<std::size_t>(sent));
-            counters_.bytes_out.fetch_add(static_cast<std::uint64_t>(sent),
-                                          std::memory_order_relaxed);
-        }
-        if (sent < static_cast<ssize_t>(offered)) {
-            c.blocked = true;
-            if (sent > 0 || c.progress_ns == 0) c.progress_ns = now_ns();
-            if (c.stall_ms > 0) watch(c, c.progress_ns + c.stall_ms * kNsPerMs);
-            return;
-        }
-    }
-    c.sending.store(false);
-    c.progress_ns = 0;
-    if (std::exchange(c.wants_drained, false)) {
-        (void)post_event(c, c.owner, SocketEvent::drained, {});
-    }
-    if (c.state == Connection::State::closing) all_sent(c);
-}
-
-// The peer takes nothing any more. What it has sent before is still read.
-void Network::send_failed(Connection& c) {
-    counters_.unsent_bytes.fetch_add(c.out.bytes());
-    c.out.clear();
-    c.sending.store(false);
-    if (c.state == Connection::State::closing) return kill(c, CloseReason::reset);
-    c.broken = true;
-    later(c.id, &Network::read_broken);
-}
-
-void Network::read_broken(ConnectionId id) {
-    Connection* connection = connections_.find(id);
-    if (connection == nullptr || connection->polled_id != id.value) return;
-    connection->readable = connection->ended = true;
-    read(*connection);
-}
-
-std::size_t Network::unsent(ConnectionId id) {
-    const Locked c = find(id);
-    return c ? c->out.bytes() : 0;
-}
-
-Status Network::notify_drained(ConnectionId id) {
-    const Locked c = find_writable(id);
-    if (!c) return dead_connection();
-    c->wants_drained = true;
-    if (c->out.empty() && c->state == Connection::State::open) flush(*c);
-    return {};
-}
-
-// ---- ending ----
-
-Status Network::close(ConnectionId id, CloseReason reason) {
-    const Locked c = find_writable_or_broken(id);
-    if (!c) return dead_connection();
-    if (c->state != Connection::State::open) {
-        fail_connect(*c, close_reason_name(reason));
-    } else {
-        begin_close(*c, reason);
-    }
-    return {};
-}
-
-Status Network::abort(ConnectionId id) {
-    const Locked c = find(id);
-    if (!c || c->state == Connection::State::dead) return dead_connection();
-    if (c->state < Connection::State::open) {
-        fail_connect(*c, "aborted");
-    } else {
-        kill(*c, CloseReason::aborted);
-    }
-    return {};
-}
-
-void Network::begin_close(Connection& c, CloseReason reason) {
-    c.reason = reason;
-    if (c.broken) return kill(c, CloseReason::reset);
-    c.state = Connection::State::closing;
-    c.discards.store(true);
-    c.deadline_ns = now_ns() + std::max(c.close_ms, 1) * kNsPerMs;
-    watch(c, c.deadline_ns);
-    const bool leaves_with_the_turn = c.dirty == &unflushed && in_turn();
-    if (!leaves_with_the_turn) flush(c);
-}
-
-// Everything is sent, and the end now too. The descriptor stays until the peer has ended: to
-// close it while something of the peer's is unread would reset what the peer hasn't read yet.
-void Network::all_sent(Connection& c) {
-    transport_->end_sending(c.descriptor);
-    c.state = Connection::State::ending;
-    if (c.peer_ended) {
-        c.state = Connection::State::dead;
-        return later(c.id, &Network::finish_dead);
-    }
-    later(c.id, &Network::read_again);
-}
-
-void Network::kill(Connection& c, CloseReason reason) {
-    if (c.state == Connection::State::dead) return;
-    c.reason = reason;
-    c.state = Connection::State::dead;
-    c.discards.store(true);
-    counters_.unsent_bytes.fetch_add(c.out.bytes());
-    c.out.clear();
-    later(c.id, &Network::finish_dead);
-}
-
-void Network::finish_dead(ConnectionId id) {
-    Locked c = find(id);
-    if (c && c->state == Connection::State::dead) finish(std::move(c));
-}
-
-// Polling thread, mutex not held.
-void Network::break_up(Connection& connection, CloseReason reason) {
-    Locked c = find(ConnectionId{connection.polled_id});
-    if (!c) return;
-    if (c->state <= Connection::State::open) c->reason = reason;
-    finish(std::move(c));
-}
-
-// Polling thread.
-void Network::finish(Locked c) {
-    if (c->finish_waits) return;
-    const bool truncated = !c->out.empty();
-    counters_.unsent_bytes.fetch_add(c->out.bytes());
-    c->out.clear();
-    if (c->descriptor >= 0) {
-        transport_->close(std::exchange(c->descriptor, -1), truncated || needs_reset(c->reason));
-        // Listeners that wait for a descriptor: not from here, under this mutex.
-        if (!paused_listeners_.empty()) transport_->post([this] { resume_accepts(); });
-    }
-    c->state = Connection::State::dead;
-    c->discards.store(true);
-    c->polled_id = 0;
-    c->pending = {};
-    c->decoder = FrameDecoder(c->decoder.kind());
-    if (c->announced) count_end(*c);
-    if (c->handing_over) {
-        c->finish_waits = true;
-        return;
-    }
-    end(std::move(c));
-}
-
-// The last event, and the id is dead.
-void Network::end(Locked c) {
-    connections_.remove(c->id);
-    if (c->announced && kernel_.registry().alive(c->owner)) {
-        (void)post_event(*c, c->owner, SocketEvent::closed, close_reason_name(c->reason));
-    }
-    release(*c);
-}
-
-void Network::count_end(Connection& c) {
-    counters_.open.fetch_sub(1);
-    counters_.closed.fetch_add(1);
-    switch (c.reason) {
-        case CloseReason::reset: counters_.closed_reset.fetch_add(1); break;
-        case CloseReason::slow: counters_.closed_slow.fetch_add(1); break;
-        case CloseReason::stalled: counters_.closed_stalled.fetch_add(1); break;
-        case CloseReason::idle: counters_.closed_idle.fetch_add(1); break;
-        case CloseReason::malformed: counters_.closed_malformed.fetch_add(1); break;
-        case CloseReason::too_large: counters_.closed_too_large.fetch_add(1); break;
-        case CloseReason::lost: counters_.closed_lost.fetch_add(1); break;
-        default: break;
-    }
-    Listener* listener = c.accepted ? c.listened_by : nullptr;
-    if (listener == nullptr) return;
-    --listener->open;
-    if (listener->options.max_per_address == 0) return;
-    const auto found = listener->per_address.find(c.peer.client_key());
-    if (found != listener->per_address.end() && --found->second == 0) {
-        listener->per_address.erase(found);
-    }
+    if (connection.polled_id == id.value) read(connection);
 }
 
 // ---- owners ----
@@ -1141,18 +681,29 @@ bool Network::admit(MessagePtr& message) {
         if (kernel_.post(message) != PostResult::ok) message.reset();
         return false;
     }
-    if (event == SocketEvent::data) {
+    if (event == SocketEvent::data || event == SocketEvent::text) {
         const std::int64_t charge = static_cast<std::int64_t>(message->size) + kMessageCharge;
         const std::int64_t left = c->undelivered.fetch_sub(charge) - charge;
         if (left <= kMaxUndelivered / 2 && (c->pause.load() & Connection::kByUndelivered) != 0) {
             unpause(*c, Connection::kByUndelivered);
         }
+    } else if (event == SocketEvent::peer_closes) {
+        answer_close_frame(*c, *message);
     } else if (event == SocketEvent::ended && !c->half_open) {
         if (c->state == Connection::State::open) begin_close(*c, CloseReason::ended);
         message.reset();
         return false;
     }
     return true;
+}
+
+// The peer's last frame has come to the owner: it gets the same code back, and the end.
+void Network::answer_close_frame(Connection& c, const Message& message) {
+    if (c.state != Connection::State::open) return;
+    const auto* bytes = reinterpret_cast<const unsigned char*>(message.data());
+    const auto code = static_cast<std::uint16_t>(bytes[0] << 8 | bytes[1]);
+    if (!c.close_frame_sent) append_close_frame(c, code, "");
+    begin_close(c, CloseReason::ended);
 }
 
 void Network::release_owner(Handle owner) {
@@ -1173,8 +724,7 @@ void Network::release_owner(Handle owner) {
             if (listener != nullptr && listener->owner == owner) (void)close_listener(id);
         }
     }
-    const std::unique_lock lock(groups_mutex_);
-    std::erase_if(groups_, [&](const auto& entry) { return entry.second->owner == owner; });
+    close_groups(owner);
 }
 
 // ---- what an owner may change and ask ----
@@ -1229,77 +779,7 @@ Result<Handle> Network::owner_of(ConnectionId id) {
 Result<FramingKind> Network::framing(ConnectionId id) {
     const Locked c = find(id);
     if (!c) return dead_connection();
-    return c->framing();
-}
-
-// ---- groups ----
-
-GroupId Network::group_create(Handle owner) {
-    const std::unique_lock lock(groups_mutex_);
-    const GroupId id{next_group_++};
-    groups_.emplace(id.value, std::make_shared<Group>(owner));
-    return id;
-}
-
-Status Network::no_group() { return Status::error(StatusCode::not_found, "no such group"); }
-
-std::shared_ptr<Network::Group> Network::find_group(GroupId id) {
-    const std::shared_lock lock(groups_mutex_);
-    const auto found = groups_.find(id.value);
-    return found == groups_.end() ? nullptr : found->second;
-}
-
-Status Network::group_close(GroupId id) {
-    const std::unique_lock lock(groups_mutex_);
-    return groups_.erase(id.value) != 0 ? Status() : no_group();
-}
-
-Status Network::group_add(GroupId id, ConnectionId member) {
-    const std::shared_ptr<Group> group = find_group(id);
-    if (group == nullptr) return no_group();
-    const std::lock_guard lock(group->mutex);
-    if (!find_writable(member)) return dead_connection();
-    if (group->places.try_emplace(member, group->members.size()).second) {
-        group->members.push_back(member);
-    }
-    return {};
-}
-
-Result<bool> Network::group_remove(GroupId id, ConnectionId member) {
-    const std::shared_ptr<Group> group = find_group(id);
-    if (group == nullptr) return no_group();
-    const std::lock_guard lock(group->mutex);
-    return group->remove(member);
-}
-
-Result<std::size_t> Network::group_size(GroupId id) {
-    const std::shared_ptr<Group> group = find_group(id);
-    if (group == nullptr) return no_group();
-    const std::lock_guard lock(group->mutex);
-    return group->members.size();
-}
-
-Result<std::size_t> Network::group_write(GroupId id, std::string_view body, ConnectionId except) {
-    const std::shared_ptr<Group> group = find_group(id);
-    if (group == nullptr) return no_group();
-    SharedFrame frame{body, {}};
-    std::size_t count = 0;
-    // Under the lock, so that two writers reach all members in one order.
-    const std::lock_guard lock(group->mutex);
-    for (std::size_t i = 0; i < group->members.size();) {
-        const ConnectionId member = group->members[i];
-        if (member != except) {
-            const Status written = write_shared(member, frame);
-            if (written.code() == StatusCode::too_large) return written;
-            if (!written.ok()) {  // the last one takes its place, and is looked at next
-                group->remove(member);
-                continue;
-            }
-            ++count;
-        }
-        ++i;
-    }
-    return count;
+    return c->framing;
 }
 
 // ---- deadlines ----
@@ -1358,7 +838,7 @@ std::int64_t Network::check_deadlines(Connection& c, std::int64_t now) {
             fail_connect(c, "timeout");
         } else {
             // What could not be delivered is cut off, and the peer can tell.
-            kill(c, c.out.empty() ? c.reason : CloseReason::stalled);
+            kill(c, unsent_bytes(c) == 0 ? c.reason : CloseReason::stalled);
         }
         return INT64_MAX;
     }

@@ -13,6 +13,8 @@
 // Ownership: owns connections, listeners, groups and the transport. Made before the kernel
 //            starts, destroyed after it has stopped and before it is destroyed.
 // Lock order: group -> connection -> {owners, deadlines, drains, pool} -> the kernel's locks.
+// TLS:       between the queue of what was written and the socket; what is read is decrypted at
+//            once, so that all else sees plain text.
 #pragma once
 
 #include <atomic>
@@ -25,6 +27,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "core/kernel.h"
@@ -42,6 +45,7 @@ struct ConnectOptions {
     std::uint16_t port = 0;
     std::int32_t connect_ms = 10'000;  // for the name and all its addresses together
     StreamOptions stream;
+    std::shared_ptr<const TlsContext> tls;  // null: plain
 };
 
 // What an operator sees. Each is counted once, where it happens.
@@ -63,6 +67,7 @@ struct NetworkCounters {
     Count closed{0};              // all; of these, because ...
     Count closed_reset{0}, closed_slow{0}, closed_stalled{0}, closed_idle{0};
     Count closed_malformed{0}, closed_too_large{0}, closed_lost{0};
+    Count closed_tls{0}, closed_handshake{0};
     Count unsent_bytes{0};  // dropped when a connection was broken or aborted
 
     // Calls visit(name, value) for each.
@@ -93,6 +98,8 @@ struct NetworkCounters {
         PERILUNE_COUNTER(closed_malformed);
         PERILUNE_COUNTER(closed_too_large);
         PERILUNE_COUNTER(closed_lost);
+        PERILUNE_COUNTER(closed_tls);
+        PERILUNE_COUNTER(closed_handshake);
         PERILUNE_COUNTER(unsent_bytes);
 #undef PERILUNE_COUNTER
     }
@@ -104,6 +111,7 @@ class Network {
     // payload and 64.
     static constexpr std::int64_t kMaxUndelivered = 64 * 1024;
     static constexpr std::int64_t kMessageCharge = 64;
+    static constexpr std::size_t kReadBuffer = 64 * 1024;  // of one system call
 
     Network(Kernel& kernel, std::unique_ptr<Transport> transport);
     ~Network();
@@ -125,14 +133,22 @@ class Network {
     std::vector<Address> listening();
     // Its connections stay. Errors: dead.
     Status close_listener(ListenerId id);
+    // Reads its certificate and key again, for connections that come from now on.
+    // Errors: dead, invalid (a plain listener; a file can't be used: the old ones stay in use).
+    Status reload_certificate(ListenerId id);
+    // For connections: one context serves all that want the same. Errors: invalid (a file).
+    Result<std::shared_ptr<const TlsContext>> client_tls(const TlsOptions& options);
 
     // `connected` or `failed` follows, to `owner`. What is written meanwhile waits.
     // Errors: invalid (port), overloaded (no room to look the name up), unavailable.
     Result<ConnectionId> connect(Handle owner, const ConnectOptions& options);
 
-    // Sends `body` as one frame. Errors: dead (closed or unknown), too_large (for the
-    // framing), overloaded (too much waits: the connection is closed as slow).
+    // Sends `body` as one frame, to a WebSocket as one binary message. Errors: dead (closed or
+    // unknown), too_large (for the framing), overloaded (too much waits: the connection is
+    // closed as slow).
     Status write(ConnectionId id, std::string_view body);
+    // Sends one text message. Errors: dead, overloaded, invalid (no WebSocket, or not UTF-8).
+    Status write_text(ConnectionId id, std::string_view text);
     // Sends bytes as they are. Errors: dead, overloaded.
     Status write_raw(ConnectionId id, std::string_view bytes);
     // The same frame to each; returns how many took it.
@@ -147,6 +163,15 @@ class Network {
     Status close(ConnectionId id, CloseReason reason = CloseReason::closed);
     // Closes at once; the peer sees a reset. `closed` follows. Errors: dead.
     Status abort(ConnectionId id);
+
+    // The handshake is done: from now on it carries messages of WebSocket, of at most
+    // max_message bytes. It must be a raw connection whose peer sends nothing before it has the
+    // answer (a server's), or one of framing head (a client's).
+    // Errors: dead, invalid (of another framing).
+    Status upgrade(ConnectionId id, std::uint32_t max_message);
+    // As close(), with a code of RFC 6455 and a reason, UTF-8 of at most 123 bytes, for the
+    // peer. Errors: dead, invalid (no WebSocket, the code, the reason).
+    Status close_websocket(ConnectionId id, std::uint16_t code, std::string_view reason);
 
     // From now on `owner` gets the events: `opened` first, then what the former owner has
     // been sent but not seen, then the rest. Reading goes on if it was paused. While it is
@@ -194,6 +219,19 @@ class Network {
   private:
     class Helper;
     struct Group;
+    // While it lives this thread hands out the events of a network: what they write leaves at
+    // once, since no turn ends after them.
+    class PollingScope {
+      public:
+        explicit PollingScope(const Network* network)
+            : before_(std::exchange(polling_network_, network)) {}
+        ~PollingScope() { polling_network_ = before_; }
+        PollingScope(const PollingScope&) = delete;
+        PollingScope& operator=(const PollingScope&) = delete;
+
+      private:
+        const Network* const before_;
+    };
     struct Deadline {
         std::int64_t due_ns;
         std::uint64_t id;
@@ -208,11 +246,12 @@ class Network {
         Connection& operator*() const { return *connection; }
     };
     enum class Input { dry, stopped, gone };
+    enum class Taken { frame, nothing, last, gone };  // last: nothing is to be read after it
 
     // A frame for many, encoded when the first of each framing wants it.
     struct SharedFrame {
         std::string_view body;
-        BufferRef encoded[5];
+        BufferRef encoded[kFramingKinds];
     };
 
     static Status dead_connection();
@@ -221,6 +260,7 @@ class Network {
     Locked find_writable(ConnectionId id);            // what write() may be called for
     Locked find_writable_or_broken(ConnectionId id);  // the same, also when the peer has gone
     std::shared_ptr<Group> find_group(GroupId id);
+    void close_groups(Handle owner);
     Status write_shared(ConnectionId id, SharedFrame& frame);
 
     // Polling thread, no mutex held, except that finish() and end() are given one.
@@ -234,6 +274,16 @@ class Network {
     void read(Connection& connection);
     Input cut(Connection& connection, std::string_view& input);
     bool owner_has_room(Connection& connection);
+    Taken take_frame(Connection& connection, std::string_view& input);
+    Taken take_message(Connection& connection, std::string_view& input);
+    Taken refuse_message(Connection& connection, CloseReason reason, std::uint16_t code);
+    bool post_frame(Connection& connection, SocketEvent event, Frame& frame);
+    void answer_ping(Connection& connection, std::string_view body);
+    void peer_closes(Connection& connection, std::string_view reason);
+    bool announce(Locked connection);
+    bool decrypt(Connection& connection, std::string_view& input);
+    void tls_failed(Locked connection);
+    void tls_ended(Connection& connection);
     void peer_ended(Connection& connection);
     void break_up(Connection& connection, CloseReason reason);
     void finish(Locked connection);
@@ -246,10 +296,17 @@ class Network {
     void finish_dead(ConnectionId id);
     void mark_hand_over(ConnectionId id);
     void end_hand_over(ConnectionId id);
+    void begin_websocket(ConnectionId id);
 
     // Under the connection's mutex, any thread.
     Status queued(Connection& connection);
     void flush(Connection& connection);
+    bool encrypt(Connection& connection);
+    void append_message(Connection& connection, WebSocketOpcode opcode, std::string_view body);
+    void answer_close_frame(Connection& connection, const Message& message);
+    std::size_t unsent_bytes(Connection& connection);
+    void drop_unsent(Connection& connection);
+    void append_close_frame(Connection& connection, std::uint16_t code, std::string_view reason);
     void send_failed(Connection& connection);
     void all_sent(Connection& connection);
     void begin_close(Connection& connection, CloseReason reason);
@@ -276,6 +333,9 @@ class Network {
     void sweep();
     std::int64_t now_ns() const { return kernel_.clock().now_ns(); }
 
+    static constexpr std::int64_t kDrainRetryNs = 100 * kNsPerMs;
+    static inline thread_local const Network* polling_network_ = nullptr;
+
     Kernel& kernel_;
     const std::unique_ptr<Transport> transport_;
     NetworkCounters counters_;
@@ -288,12 +348,17 @@ class Network {
 
     // The polling thread.
     std::unique_ptr<char[]> read_buffer_;
+    std::unique_ptr<char[]> plain_buffer_;  // what was read, decrypted; made when it is needed
     std::vector<ListenerId> paused_listeners_;
 
     std::mutex pool_mutex_;
     std::vector<std::unique_ptr<Connection>> all_connections_;  // guarded by pool_mutex_
     std::vector<Connection*> free_connections_;                 // guarded by pool_mutex_
     std::vector<std::unique_ptr<Listener>> all_listeners_;      // guarded by pool_mutex_
+
+    std::mutex client_tls_mutex_;
+    // By all their options; guarded by client_tls_mutex_.
+    std::unordered_map<std::string, std::shared_ptr<const TlsContext>> client_tls_;
 
     std::mutex owners_mutex_;
     std::unordered_map<Handle, Connection*> owned_;  // first of a list; guarded by owners_mutex_

@@ -27,6 +27,7 @@ local network_write = network.write
 -- Bytes that wait to be read before the connection's own reading pauses.
 local MAX_UNREAD = 64 * 1024
 local DEFAULT_MAX = 64 * 1024
+local UNSUPPORTED = 1003 -- RFC 6455: data of a kind that isn't taken
 
 ---@alias perilune.socket.Framing
 ---| "packet" # u16 little-endian length that includes its own 2 bytes: the client protocol
@@ -34,6 +35,8 @@ local DEFAULT_MAX = 64 * 1024
 ---| "u32be" # u32 big-endian length of the body
 ---| "line" # ends with "\n" or "\r\n", which isn't part of it
 ---| "raw" # no frames: bytes as they come
+---| "head" # one frame, a head of HTTP; then nothing is read before upgrade()
+---| "websocket" # after upgrade(): messages
 
 ---A function, or the name of one of the service's first table: by name a reload takes effect.
 ---@alias perilune.socket.Callback fun(...: any)|string
@@ -49,12 +52,16 @@ local DEFAULT_MAX = 64 * 1024
 ---| "idle" # nothing came for idle_ms
 ---| "malformed" # the length of a frame is impossible
 ---| "too_large" # a frame is over max_frame
+---| "tls" # TLS was not agreed on, or broken
+---| "handshake" # TLS was not agreed on in handshake_ms
 ---| "lost" # its owner died with data of it unseen
 ---| "stopping" # the node stops
 
 ---@class perilune.socket.Callbacks
 ---@field on_open perilune.socket.Callback? (connection, address)
 ---@field on_data perilune.socket.Callback? (connection, data): one frame
+---@field on_text perilune.socket.Callback? (connection, text): one text message of a WebSocket;
+---with on_data alone a text closes it (1003)
 ---@field on_end perilune.socket.Callback? (connection), with half_open: the peer sends no more
 ---@field on_close perilune.socket.Callback? (connection, reason), once
 
@@ -70,15 +77,26 @@ local DEFAULT_MAX = 64 * 1024
 ---@field half_open boolean? the peer's end doesn't close it: on_end is called, writing goes on
 ---@field paused boolean? nothing is read before resume() or hand_over()
 
+---TLS. A listener needs certificate and key; for a connection `true` will do.
+---@class perilune.socket.TlsOptions
+---@field certificate string? file in PEM form: the certificate, then those above it
+---@field key string? file in PEM form
+---@field ca string? file of those whom a connection trusts; default: whom the system trusts
+---@field verify boolean? a connection refuses a server that can't be verified; default true
+---@field server_name string? whom the certificate must name; default: the host connected to
+
 ---@class perilune.socket.ListenOptions : perilune.socket.Options
 ---@field host string? an address, "localhost", or "*" for all of both families; default "127.0.0.1"
 ---@field port integer? default 0: the system chooses
 ---@field backlog integer? connections that may wait to be accepted; default 1024
 ---@field max_connections integer? open at a time, further ones are reset; default 10000
 ---@field max_per_address integer? the same from one IPv4 address or IPv6 /64; default 0: no limit
+---@field tls perilune.socket.TlsOptions?
+---@field handshake_ms integer? limit for agreeing on TLS; default 10000; 0: none
 
 ---@class perilune.socket.ConnectOptions : perilune.socket.Options
----@field connect_ms integer? limit for the name and all its addresses together; default 10000
+---@field connect_ms integer? limit for the name, all its addresses and TLS together; default 10000
+---@field tls boolean|perilune.socket.TlsOptions|nil
 
 ---@class perilune.socket
 local socket = {}
@@ -94,7 +112,10 @@ local socket = {}
 ---@field address string of the peer, "127.0.0.1:5000" or "[::1]:5000"
 ---@field framing perilune.socket.Framing
 ---@field closed perilune.socket.Reason|"handed over"|"failed"|nil nil while it is open
+---@field close_code integer? of a WebSocket that its peer has closed; 1005: the peer gave none
+---@field close_reason string? the same
 ---@field on_data perilune.socket.Callback? may be changed
+---@field on_text perilune.socket.Callback? may be changed
 ---@field on_close perilune.socket.Callback? may be changed
 ---@field private _state perilune.socket.State
 local Connection = {}
@@ -105,13 +126,15 @@ local function call(callback, ...)
   return callback(...)
 end
 
+local CALLBACKS = { on_open = true, on_data = true, on_text = true, on_end = true, on_close = true }
+
 local function split_options(options, what)
   if type(options) ~= "table" then
     error(what .. ": a table of options expected, got " .. type(options), 3)
   end
   local native, callbacks = {}, {}
   for name, value in pairs(options) do
-    if name == "on_open" or name == "on_data" or name == "on_end" or name == "on_close" then
+    if CALLBACKS[name] then
       if type(value) ~= "function" and type(value) ~= "string" then
         error(what .. ': bad option "' .. name .. '" (function or name of one expected)', 3)
       end
@@ -127,7 +150,8 @@ end
 local function new_connection(state, id, address, framing, callbacks)
   local connection = setmetatable({
     id = id, address = address, framing = framing, _state = state,
-    on_data = callbacks.on_data, on_end = callbacks.on_end, on_close = callbacks.on_close,
+    on_data = callbacks.on_data, on_text = callbacks.on_text, on_end = callbacks.on_end,
+    on_close = callbacks.on_close,
   }, Connection)
   state.connections[id] = connection
   return connection
@@ -149,8 +173,9 @@ local function wake_drainers(connection)
   for _, token in ipairs(drainers or {}) do wake(token) end
 end
 
--- Keeps a frame for a task that will read it. `_frames` is nil while none waits.
-local function keep(connection, data)
+-- Keeps a frame for a task that will read it. `_frames` is nil while none waits; `_texts` has
+-- the numbers of those that are texts.
+local function keep(connection, data, is_text)
   local frames = connection._frames
   if frames then
     local last = connection._last + 1
@@ -160,6 +185,10 @@ local function keep(connection, data)
   else
     connection._frames, connection._first, connection._last = { data }, 1, 1
     connection._unread = #data
+  end
+  if is_text then
+    connection._texts = connection._texts or {}
+    connection._texts[connection._last] = true
   end
   if connection._unread > MAX_UNREAD and not connection._held then
     connection._held = true
@@ -182,6 +211,21 @@ function events.data(state, id, data)
     return on_data(connection, data)
   end
   keep(connection, data)
+end
+
+function events.text(state, id, text)
+  local connection = state.connections[id]
+  if not connection then return end
+  if connection.on_text then return call(connection.on_text, connection, text) end
+  if not connection.on_data then return keep(connection, text, true) end
+  connection:close_websocket(UNSUPPORTED, "only binary messages are taken")
+end
+
+function events.peer_closes(state, id, payload)
+  local connection = state.connections[id]
+  if not connection then return end
+  local high, low = payload:byte(1, 2)
+  connection.close_code, connection.close_reason = high * 256 + low, payload:sub(3)
 end
 
 function events.opened(state, id, address, listener)
@@ -271,6 +315,12 @@ function Listener:close()
   return network.close_listener(self.id)
 end
 
+---Reads the certificate and the key again, for connections that come from now on.
+---@return true? ok
+---@return string? message
+---@return string? code "invalid" (a file can't be used: the old ones stay), "dead" (closed)
+function Listener:reload_certificate() return network.reload_certificate(self.id) end
+
 ---Accepts connections for this service. Without on_data they are read by tasks, which on_open
 ---may be the first of.
 ---@param options perilune.socket.ListenOptions
@@ -332,6 +382,13 @@ function socket.stats() return network.stats() end
 ---@return string? message
 ---@return string? code "dead" (closed), "too_large" (for the framing), "overloaded" ("slow" now)
 function Connection:write(data) return network_write(self.id, data) end
+
+---Sends one text message of a WebSocket; write() sends a binary one.
+---@param text string UTF-8
+---@return true? ok
+---@return string? message
+---@return string? code "dead", "overloaded", "invalid" (no WebSocket, or not UTF-8)
+function Connection:write_text(text) return network.write_text(self.id, text) end
 
 ---Sends bytes as they are, whatever the framing.
 ---@param data string
@@ -405,11 +462,13 @@ local function next_frame(self)
   if not frames then return nil end
   local data = frames[first]
   frames[first] = nil
+  local is_text = self._texts and self._texts[first]
+  if is_text then self._texts[first] = nil end
   self._first = first + 1
   self._unread = self._unread - #data
   if first == self._last then self._frames = nil end
   make_room(self)
-  return data
+  return data, is_text
 end
 
 -- Moves all frames behind `_text`, of which `_at` is the first unread byte.
@@ -481,7 +540,8 @@ end
 ---@param what integer|"frame"|"line"|"any"|nil
 ---@param timeout_ms integer? default: as long as the connection lives
 ---@return string? data
----@return string? message "closed", "timeout" or "too_large" (a line over 64 KB)
+---@return string|true|nil message "closed", "timeout" or "too_large" (a line over 64 KB); with data
+---of a WebSocket: true when it is a text
 ---@return string? code "timeout", "too_large", or why it was closed: "ended", "reset", ...
 function Connection:read(what, timeout_ms)
   local deadline = timeout_ms and now() + timeout_ms
@@ -502,8 +562,8 @@ function Connection:read(what, timeout_ms)
   end
   if self._text then return take_text(self, text_left(self)) end
   while true do
-    local data = next_frame(self)
-    if data then return data end
+    local data, is_text = next_frame(self)
+    if data then return data, is_text end
     local ok, message, code = await(self, 0, deadline)
     if not ok then return nil, message, code end
   end
@@ -550,6 +610,38 @@ end
 function Connection:close()
   end_locally(self, "closed")
   return network.close(self.id)
+end
+
+---A WebSocket's close(), with a code and a reason for the peer.
+---@param code integer? 1000 to 1014 or 3000 to 4999; default 1000, all is well
+---@param reason string? UTF-8, at most 123 bytes
+---@return true? ok
+---@return string? message
+---@return string? code "dead", "invalid" (no WebSocket, the code, the reason)
+function Connection:close_websocket(code, reason)
+  local ok, message, kind = network.close_websocket(self.id, code or 1000, reason or "")
+  if ok then end_locally(self, "closed") end
+  return ok, message, kind
+end
+
+---The handshake is done: from now on the connection carries messages of WebSocket. A server calls
+---it in the turn that writes its answer to the handshake, on a "raw" connection; a client, on a
+---"head" one, when that answer has come. See perilune.websocket, which does both.
+---@param framing "websocket"
+---@param options { max_frame: integer? }? largest message, all fragments together; default 65536
+---@return true? ok
+---@return string? message
+---@return string? code "dead", "invalid" (of another framing; data waits here to be read)
+function Connection:upgrade(framing, options)
+  if framing ~= "websocket" then
+    error('upgrade: "websocket" expected, got ' .. tostring(framing), 2)
+  end
+  if self._text or self._frames then
+    return nil, "data of this connection waits to be read", "invalid"
+  end
+  local ok, message, code = network.upgrade(self.id, options and options.max_frame or DEFAULT_MAX)
+  if ok then self.framing = "websocket" end
+  return ok, message, code
 end
 
 ---Closes at once; the peer sees a reset. on_close follows.

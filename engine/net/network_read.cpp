@@ -1,0 +1,351 @@
+// Network: reading, all of it on the polling thread.
+
+#include "net/network.h"
+
+namespace perilune {
+
+namespace {
+
+constexpr std::size_t kPlainBuffer = Network::kReadBuffer + TlsStream::kReadAhead;
+constexpr int kReadRounds = 8;     // full buffers of one connection before others get a turn
+constexpr int kFramesACheck = 16;  // frames between two looks at the owner's mailbox
+
+}  // namespace
+
+void Network::on_stream(ConnectionId id, std::uint32_t ready) {
+    Connection* connection = connections_.find(id);
+    if (connection == nullptr) return;
+    if (connection->polled_id != id.value) return on_connecting(id, ready);
+    // `sending` was set before the send whose failure this event may belong to, so an event
+    // that finds it clear is older than that.
+    if ((ready & (kWritable | kBroken)) != 0 && connection->sending.load()) {
+        Locked c = find(id);
+        if (c && c->blocked) {
+            c->blocked = false;
+            flush(*c);
+        }
+    }
+    if ((ready & (kReadable | kBroken)) == 0) return;
+    connection->readable = true;
+    if ((ready & (kEnded | kBroken)) != 0) connection->ended = true;
+    read(*connection);
+}
+
+void Network::read(Connection& c) {
+    const std::uint64_t id = c.polled_id;
+    for (int round = 0; c.polled_id == id; ++round) {
+        const bool discards = c.discards.load();
+        if (discards) {
+            c.pending = {};
+        } else if (c.pause.load() != 0) {
+            return;
+        }
+        if (c.pending) {
+            const BufferRef held = std::exchange(c.pending, {});
+            std::string_view input(held.data(), held.size());
+            input.remove_prefix(c.pending_from);
+            const Input outcome = cut(c, input);
+            if (outcome == Input::gone) return;
+            if (outcome == Input::stopped) {
+                c.pending_from = held.size() - input.size();
+                c.pending = held;
+                return;
+            }
+            continue;
+        }
+        if (c.tls_then != TlsStream::Outcome::dry && !discards) {
+            tls_ended(c);
+            continue;
+        }
+        if (!c.readable) return;
+        if (round >= kReadRounds) return later(ConnectionId{id}, &Network::read_again);
+        const ssize_t count = transport_->receive(c.descriptor, read_buffer_.get(), kReadBuffer);
+        counters_.receives.fetch_add(1, std::memory_order_relaxed);
+        if (count == -EAGAIN) {
+            c.readable = false;
+            return;
+        }
+        if (count < 0) return break_up(c, CloseReason::reset);
+        if (count == 0) {
+            c.readable = false;
+            return peer_ended(c);
+        }
+        c.last_receive_ns.store(kernel_.clock().coarse_ns(), std::memory_order_relaxed);
+        counters_.bytes_in.fetch_add(static_cast<std::uint64_t>(count), std::memory_order_relaxed);
+        // A short read has emptied the socket; only an end that was announced is worth a look.
+        if (static_cast<std::size_t>(count) < kReadBuffer && !c.ended) c.readable = false;
+        if (discards) continue;
+        std::string_view input(read_buffer_.get(), static_cast<std::size_t>(count));
+        if (c.tls != nullptr && !decrypt(c, input)) return;
+        const Input outcome = cut(c, input);
+        if (outcome == Input::gone) return;
+        if (outcome == Input::stopped) {
+            c.pending = BufferRef::copy_of(input.data(), input.size());
+            c.pending_from = 0;
+            return;
+        }
+    }
+}
+
+// Posts the frames of `input`, which is moved behind what was taken.
+Network::Input Network::cut(Connection& c, std::string_view& input) {
+    std::uint64_t frames = 0;
+    Input outcome = Input::dry;
+    for (int unchecked = 0;; ++unchecked) {
+        if (!input.empty() && c.undelivered.load() > kMaxUndelivered) {
+            c.pause.fetch_or(Connection::kByUndelivered);
+            // The owner may have caught up before it could see the bit.
+            if (c.undelivered.load() > kMaxUndelivered / 2) {
+                outcome = Input::stopped;
+                break;
+            }
+            c.pause.fetch_and(~Connection::kByUndelivered);
+        }
+        if (!input.empty() && unchecked % kFramesACheck == 0 && !owner_has_room(c)) {
+            outcome = c.polled_id == 0 ? Input::gone : Input::stopped;
+            break;
+        }
+        const Taken taken = c.websocket == nullptr ? take_frame(c, input) : take_message(c, input);
+        if (taken == Taken::frame) {
+            ++frames;
+            continue;
+        }
+        if (taken == Taken::gone) outcome = Input::gone;
+        if (taken == Taken::last) outcome = Input::stopped;
+        break;
+    }
+    counters_.frames_in.fetch_add(frames, std::memory_order_relaxed);
+    if (outcome == Input::stopped) counters_.read_pauses.fetch_add(1, std::memory_order_relaxed);
+    return outcome;
+}
+
+// The next frame of `input` goes to the owner.
+Network::Taken Network::take_frame(Connection& c, std::string_view& input) {
+    Frame frame;
+    switch (c.decoder.next(input, c.max_frame.load(), frame)) {
+        case FrameDecoder::Outcome::more: return Taken::nothing;
+        case FrameDecoder::Outcome::malformed: break_up(c, CloseReason::malformed); break;
+        case FrameDecoder::Outcome::too_large: break_up(c, CloseReason::too_large); break;
+        case FrameDecoder::Outcome::frame:
+            if (!post_frame(c, SocketEvent::data, frame)) break;
+            if (c.decoder.kind() != FramingKind::head) return Taken::frame;
+            c.pause.fetch_or(Connection::kByHead);
+            return Taken::last;
+    }
+    return Taken::gone;
+}
+
+// The same of a WebSocket; what is between its ends alone is answered here.
+Network::Taken Network::take_message(Connection& c, std::string_view& input) {
+    using Outcome = WebSocketDecoder::Outcome;
+    Frame frame;
+    const Outcome outcome = c.websocket->next(input, c.max_frame.load(), frame);
+    switch (outcome) {
+        case Outcome::more: return Taken::nothing;
+        case Outcome::binary:
+        case Outcome::text:
+            return post_frame(c, outcome == Outcome::text ? SocketEvent::text : SocketEvent::data,
+                              frame)
+                       ? Taken::frame
+                       : Taken::gone;
+        case Outcome::pong: return Taken::frame;
+        case Outcome::ping: answer_ping(c, frame.bytes); return Taken::frame;
+        case Outcome::close: peer_closes(c, frame.bytes); return Taken::nothing;
+        case Outcome::malformed:
+            return refuse_message(c, CloseReason::malformed, WebSocketCode::kProtocolError);
+        case Outcome::invalid_text:
+            return refuse_message(c, CloseReason::malformed, WebSocketCode::kInvalidText);
+        case Outcome::too_large:
+            return refuse_message(c, CloseReason::too_large, WebSocketCode::kTooLarge);
+    }
+    return Taken::gone;
+}
+
+void Network::answer_ping(Connection& c, std::string_view body) {
+    const Locked locked = find(ConnectionId{c.polled_id});
+    if (!locked || locked->state != Connection::State::open || c.broken) return;
+    append_message(c, WebSocketOpcode::pong, body);
+    (void)queued(c);
+}
+
+// False: the owner takes nothing more, and the connection is broken up.
+bool Network::post_frame(Connection& c, SocketEvent event, Frame& frame) {
+    MessagePtr message = make_message(MessageKind::socket, c.reader, {}, c.listener.value);
+    message->id = c.polled_id;
+    message->detail = static_cast<std::uint8_t>(event);
+    c.undelivered.fetch_add(static_cast<std::int64_t>(frame.bytes.size()) + kMessageCharge);
+    if (frame.buffer && frame.bytes.size() > Message::kInlineSize) {
+        message->set_payload(std::move(frame.buffer));
+    } else {
+        message->set_payload(frame.bytes);
+    }
+    if (kernel_.post(message) == PostResult::ok) return true;
+    break_up(c, CloseReason::lost);
+    return false;
+}
+
+// The peer has sent the last frame of a WebSocket. It is answered behind all that came before,
+// so that the answers to that can be written.
+void Network::peer_closes(Connection& c, std::string_view reason) {
+    c.discards.store(true);
+    const std::uint16_t code = c.websocket->close_code();
+    std::string payload{static_cast<char>(code >> 8), static_cast<char>(code & 0xff)};
+    payload += reason;
+    const Locked locked = find(ConnectionId{c.polled_id});
+    if (!locked || locked->state != Connection::State::open) return;
+    if (post_event(c, c.reader, SocketEvent::peer_closes, payload) == PostResult::dead) {
+        kill(c, CloseReason::lost);
+    }
+}
+
+// The peer is told by a close frame; what it sends is not looked at any more.
+Network::Taken Network::refuse_message(Connection& c, CloseReason reason, std::uint16_t code) {
+    const Locked locked = find(ConnectionId{c.polled_id});
+    if (locked && locked->state == Connection::State::open) {
+        if (!locked->close_frame_sent) append_close_frame(c, code, "");
+        begin_close(c, reason);
+    }
+    c.discards.store(true);
+    return Taken::nothing;
+}
+
+// `input` becomes plain text. False: the connection has gone, or nothing can be done now.
+bool Network::decrypt(Connection& c, std::string_view& input) {
+    if (plain_buffer_ == nullptr) plain_buffer_ = std::make_unique<char[]>(kPlainBuffer);
+    Locked locked = find(ConnectionId{c.polled_id});
+    if (!locked) return false;
+    TlsStream& tls = *c.tls;
+    tls.feed(std::exchange(input, {}));
+    if (!tls.established()) {
+        const TlsStream::Outcome outcome = tls.handshake();
+        flush(c);
+        if (outcome == TlsStream::Outcome::dry) return true;
+        if (outcome != TlsStream::Outcome::ok) {
+            tls_failed(std::move(locked));
+            return false;
+        }
+        if (!announce(std::move(locked))) return false;
+        locked = find(ConnectionId{c.polled_id});
+        if (!locked) return false;
+    }
+    const TlsStream::Plain plain = tls.read(plain_buffer_.get(), kPlainBuffer);
+    input = {plain_buffer_.get(), plain.count};
+    c.tls_then = plain.then;
+    flush(c);
+    return true;
+}
+
+// Polling thread: no agreement, or a broken record.
+void Network::tls_failed(Locked c) {
+    if (!c->accepted && c->state == Connection::State::securing) {
+        return fail_connect(*c, "tls: " + c->tls->error());
+    }
+    c->reason = CloseReason::tls;
+    finish(std::move(c));
+}
+
+// Polling thread: all that was decrypted has been taken, and no more will come.
+void Network::tls_ended(Connection& c) {
+    const TlsStream::Outcome outcome = std::exchange(c.tls_then, TlsStream::Outcome::dry);
+    if (outcome == TlsStream::Outcome::ended) return peer_ended(c);
+    if (Locked locked = find(ConnectionId{c.polled_id})) tls_failed(std::move(locked));
+}
+
+Status Network::upgrade(ConnectionId id, std::uint32_t max_message) {
+    const Locked c = find_writable(id);
+    if (!c || c->state != Connection::State::open) return dead_connection();
+    if (c->framing != FramingKind::raw && c->framing != FramingKind::head) {
+        return Status::error(StatusCode::invalid, "only a raw connection becomes a WebSocket");
+    }
+    c->framing = FramingKind::websocket;
+    c->max_frame.store(max_message);
+    later(id, &Network::begin_websocket);
+    return {};
+}
+
+void Network::begin_websocket(ConnectionId id) {
+    Connection* c = connections_.find(id);
+    if (c == nullptr || c->polled_id != id.value) return;
+    c->websocket = std::make_unique<WebSocketDecoder>(c->accepted ? WebSocketRole::server
+                                                                  : WebSocketRole::client);
+    c->decoder = FrameDecoder(FramingKind::websocket);
+    c->pause.fetch_and(~Connection::kByHead);
+    read(*c);
+}
+
+// Whether the owner's mailbox takes more. If not, the reading has been paused, or the
+// connection broken up because its owner is dead.
+bool Network::owner_has_room(Connection& c) {
+    Registry::Slot* slot = kernel_.registry().find(c.reader);
+    if (slot == nullptr) {
+        break_up(c, CloseReason::lost);
+        return false;
+    }
+    ActorCell* cell = slot->cell.load();
+    const auto full = [&] {
+        const std::uint32_t own_limit = slot->max_messages.load(std::memory_order_relaxed);
+        return cell->mailbox.half_full() || (own_limit != 0 && slot->load.count() * 2 >= own_limit);
+    };
+    if (!full()) return true;
+    const ConnectionId id{c.polled_id};
+    c.pause.fetch_or(Connection::kByMailbox);
+    {
+        const std::lock_guard lock(drains_mutex_);
+        drains_[cell].push_back(id);
+    }
+    cell->wants_drain.store(true);
+    // It may have been emptied before it could see that somebody waits.
+    if (!full()) {
+        c.pause.fetch_and(~Connection::kByMailbox);
+        return true;
+    }
+    // A light service has a limit of its own, which tells nobody.
+    if (Locked locked = find(id)) watch(*locked, now_ns() + kDrainRetryNs);
+    return false;
+}
+
+void Network::on_drained(ActorCell* cell) {
+    std::vector<ConnectionId> waiting;
+    {
+        const std::lock_guard lock(drains_mutex_);
+        const auto found = drains_.find(cell);
+        if (found == drains_.end()) return;
+        waiting = std::move(found->second);
+        drains_.erase(found);
+    }
+    for (const ConnectionId id : waiting) {
+        if (Locked c = find(id)) unpause(*c, Connection::kByMailbox);
+    }
+}
+
+// Under the mutex.
+void Network::unpause(Connection& c, std::uint32_t bits) {
+    const std::uint32_t before = c.pause.fetch_and(~bits);
+    if ((before & bits) != 0 && (before & ~bits) == 0) later(c.id, &Network::read_again);
+}
+
+void Network::read_again(ConnectionId id) {
+    Connection* connection = connections_.find(id);
+    if (connection != nullptr && connection->polled_id == id.value) read(*connection);
+}
+
+void Network::peer_ended(Connection& connection) {
+    Locked c = find(ConnectionId{connection.polled_id});
+    if (!c) return;
+    const bool again = std::exchange(c->peer_ended, true);
+    if (c->broken) {
+        c->reason = CloseReason::reset;
+        return finish(std::move(c));
+    }
+    if (c->state == Connection::State::ending || c->state == Connection::State::dead) {
+        return finish(std::move(c));
+    }
+    if (c->state != Connection::State::open || again) return;
+    // Behind all its data, so that the answers to that can be written before it is closed.
+    if (post_event(*c, c->reader, SocketEvent::ended, {}) == PostResult::dead) {
+        c->reason = CloseReason::lost;
+        finish(std::move(c));
+    }
+}
+
+}  // namespace perilune
