@@ -40,6 +40,8 @@ enum class SocketEvent : std::uint8_t {
     ended,      // the peer sends no more; only with half_open, else it is closed then
     drained,    // all that was queued is with the system; after notify_drained()
     peer_closes,  // a WebSocket's close frame. Payload: u16 big-endian code, then its reason
+    refused,    // inside the engine: what the peer sent last can't be. Payload: as peer_closes,
+                // with a CloseReason instead of the peer's
     moved,      // inside the engine: everything before a hand-over has been seen
 };
 
@@ -141,7 +143,7 @@ struct Connection {
     std::int64_t watched_ns = 0;   // the entry of the list of deadlines that counts; 0: none
     Address peer;
     ListenerId listener;                              // of an accepted one, for its events
-    Listener* listened_by = nullptr;                  // the same
+    std::shared_ptr<Listener> listened_by;            // the same
     std::unique_ptr<std::vector<Address>> addresses;  // not tried yet, while connecting
 
     // The polling thread.

@@ -2,7 +2,7 @@
 //
 // Purpose:   what Network keeps for each: its options, and the counts that its limits need.
 // Threads:   the polling thread, except what is said to be constant or atomic.
-// Ownership: Network keeps listeners until it goes itself; a closed one has no descriptor.
+// Ownership: the Network and the connections that it has accepted hold it.
 #pragma once
 
 #include <atomic>

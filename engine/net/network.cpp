@@ -11,23 +11,9 @@ namespace perilune {
 
 namespace {
 
-constexpr int kAcceptBatch = 64;  // connections of one listener before others get a turn
-constexpr std::int64_t kAcceptRetryNs = 100 * kNsPerMs;
 constexpr std::int64_t kHandOverCheckNs = kNsPerSecond;
-constexpr std::size_t kClientContexts = 64;  // kept; more are made anew
-
-// Tokens of the transport: an id, and whether it is a listener's.
-constexpr std::uint64_t kListenerToken = std::uint64_t{1} << 62;
-
-// Timers of the helper.
-constexpr std::uint64_t kSweepTimer = 1;
-constexpr std::uint64_t kAcceptTimer = 2;
 
 std::string error_text(int error) { return ::strerror(error < 0 ? -error : error); }
-
-bool out_of_descriptors(int error) {
-    return error == -EMFILE || error == -ENFILE || error == -ENOBUFS || error == -ENOMEM;
-}
 
 }  // namespace
 
@@ -42,6 +28,7 @@ const char* socket_event_name(SocketEvent event) {
         case SocketEvent::ended: return "ended";
         case SocketEvent::drained: return "drained";
         case SocketEvent::peer_closes: return "peer_closes";
+        case SocketEvent::refused: return "refused";
         case SocketEvent::moved: return "moved";
     }
     return "unknown";
@@ -80,7 +67,7 @@ Network::Network(Kernel& kernel, std::unique_ptr<Transport> transport)
     : kernel_(kernel),
       transport_(std::move(transport)),
       connections_(kernel.random()),
-      listeners_(kernel.random()),
+      listener_ids_(kernel.random()),
       read_buffer_(std::make_unique<char[]>(kReadBuffer)),
       next_group_(1 + (kernel.random().next() >> 24)) {}
 
@@ -89,9 +76,7 @@ Network::~Network() {
     for (const auto& connection : all_connections_) {
         if (connection->descriptor >= 0) transport_->close(connection->descriptor, true);
     }
-    for (const auto& listener : all_listeners_) {
-        if (listener->descriptor >= 0) transport_->close(listener->descriptor, false);
-    }
+    for (const auto& listener : listeners_) transport_->close(listener->descriptor, false);
     if (timers_ != nullptr) kernel_.timers().cancel_all(*timers_);
 }
 
@@ -112,7 +97,7 @@ Status Network::start() {
 
 void Network::begin_stop() {
     stopping_.store(true);
-    for (const ListenerId id : listeners_.ids()) (void)close_listener(id);
+    for (const auto& listener : listeners()) (void)close_listener(listener->id);
     for (const ConnectionId id : connections_.ids()) (void)close(id, CloseReason::stopping);
 }
 
@@ -208,7 +193,7 @@ Network::Locked Network::take_connection(const StreamOptions& options, Handle ow
     c.progress_ns = c.deadline_ns = c.watched_ns = 0;
     c.peer = {};
     c.listener = {};
-    c.listened_by = nullptr;
+    c.listened_by.reset();
     c.polled_id = 0;
     c.reader = owner;
     c.readable = c.ended = false;
@@ -268,190 +253,7 @@ PostResult Network::post_event(const Connection& connection, Handle to, SocketEv
     return kernel_.post(message);
 }
 
-// ---- listeners ----
-
-Result<ListenerId> Network::listen(Handle owner, const ListenOptions& options) {
-    if (stopping_.load()) return Status::error(StatusCode::unavailable, "the node is stopping");
-    const Result<Address> wanted = Address::parse(options.host, options.port);
-    if (!wanted.ok()) return wanted.status();
-    Address address = wanted.value();
-    const int descriptor = transport_->listen(address, options.backlog);
-    if (descriptor == -EADDRINUSE) {
-        return Status::error(StatusCode::exists, "%s is in use", address.text().c_str());
-    }
-    if (descriptor < 0) {
-        return Status::error(
-            descriptor == -EADDRNOTAVAIL ? StatusCode::invalid : StatusCode::unavailable,
-            "can't listen at %s: %s", address.text().c_str(), error_text(descriptor).c_str());
-    }
-    // Accepted sockets inherit it, which saves a system call for each.
-    transport_->set_no_delay(descriptor, options.stream.no_delay);
-    auto made = std::make_unique<Listener>();
-    Listener& listener = *made;
-    listener.id = listeners_.add();
-    listener.owner = owner;
-    listener.options = options;
-    listener.address = address;
-    listener.descriptor = descriptor;
-    listener.tls = options.tls;
-    {
-        const std::lock_guard lock(pool_mutex_);
-        all_listeners_.push_back(std::move(made));
-    }
-    const ListenerId id = listener.id;
-    listeners_.publish(id, &listener);
-    counters_.listeners.fetch_add(1);
-    const int watched = transport_->watch_listener(descriptor, id.value | kListenerToken, true);
-    if (watched < 0) {
-        (void)close_listener(id);
-        return Status::error(StatusCode::unavailable, "can't listen at %s: %s",
-                             address.text().c_str(), error_text(watched).c_str());
-    }
-    return id;
-}
-
-Result<Address> Network::listener_address(ListenerId id) const {
-    const Listener* listener = listeners_.find(id);
-    if (listener == nullptr) return Status::error(StatusCode::dead, "the listener is closed");
-    return listener->address;
-}
-
-std::vector<Address> Network::listening() {
-    std::vector<Address> addresses;
-    const std::lock_guard lock(pool_mutex_);
-    for (const auto& listener : all_listeners_) {
-        if (!listener->closed.load()) addresses.push_back(listener->address);
-    }
-    return addresses;
-}
-
-Status Network::close_listener(ListenerId id) {
-    Listener* listener = listeners_.find(id);
-    if (listener == nullptr || listener->closed.exchange(true)) {
-        return Status::error(StatusCode::dead, "the listener is closed");
-    }
-    counters_.listeners.fetch_sub(1);
-    listeners_.remove(id);
-    transport_->post([this, listener] {
-        transport_->close(listener->descriptor, false);
-        listener->descriptor = -1;
-    });
-    return {};
-}
-
-Status Network::reload_certificate(ListenerId id) {
-    Listener* listener = listeners_.find(id);
-    if (listener == nullptr) return Status::error(StatusCode::dead, "the listener is closed");
-    const auto& current = listener->options.tls;
-    if (current == nullptr) {
-        return Status::error(StatusCode::invalid, "the listener has no certificate: it is plain");
-    }
-    Result<std::shared_ptr<TlsContext>> loaded = TlsContext::server(current->options());
-    if (!loaded.ok()) return loaded.status();
-    transport_->post([listener, made = std::move(loaded.value())] { listener->tls = made; });
-    return {};
-}
-
-Result<std::shared_ptr<const TlsContext>> Network::client_tls(const TlsOptions& options) {
-    std::string key = options.verify ? "1" : "0";
-    for (const std::string* part :
-         {&options.certificate, &options.key, &options.ca, &options.server_name}) {
-        key += *part;
-        key += '\0';
-    }
-    const std::lock_guard lock(client_tls_mutex_);
-    const auto found = client_tls_.find(key);
-    if (found != client_tls_.end()) return found->second;
-    Result<std::shared_ptr<TlsContext>> made = TlsContext::client(options);
-    if (!made.ok()) return made.status();
-    if (client_tls_.size() >= kClientContexts) client_tls_.clear();
-    client_tls_.emplace(std::move(key), made.value());
-    return std::shared_ptr<const TlsContext>(made.value());
-}
-
-void Network::on_accept(ListenerId id) {
-    Listener* listener = listeners_.find(id);
-    if (listener == nullptr || listener->paused) return;
-    // Two messages a connection may come in faster than a slow owner takes them.
-    Registry::Slot* slot = kernel_.registry().find(listener->owner);
-    if (slot != nullptr && slot->cell.load()->mailbox.half_full()) {
-        return pause_accept(*listener, counters_.accept_waits);
-    }
-    for (int i = 0; i < kAcceptBatch && !listener->closed.load(); ++i) {
-        Address peer;
-        const int descriptor = transport_->accept(listener->descriptor, peer);
-        if (descriptor >= 0) {
-            admit_peer(*listener, descriptor, peer);
-        } else if (descriptor == -EAGAIN) {
-            return;
-        } else if (out_of_descriptors(descriptor)) {
-            return pause_accept(*listener, counters_.accept_pauses);
-        }  // else this one has gone again: the next
-    }
-}
-
-void Network::pause_accept(Listener& listener, std::atomic<std::uint64_t>& counter) {
-    counter.fetch_add(1);
-    listener.paused = true;
-    transport_->watch_listener(listener.descriptor, listener.id.value | kListenerToken, false);
-    paused_listeners_.push_back(listener.id);
-    kernel_.add_timer(*timers_, kAcceptTimer, now_ns() + kAcceptRetryNs);
-}
-
-void Network::resume_accepts() {
-    for (const ListenerId id : std::exchange(paused_listeners_, {})) {
-        Listener* listener = listeners_.find(id);
-        if (listener == nullptr) continue;
-        listener->paused = false;
-        transport_->watch_listener(listener->descriptor, id.value | kListenerToken, true);
-    }
-}
-
-void Network::admit_peer(Listener& listener, int descriptor, const Address& peer) {
-    counters_.accepted.fetch_add(1);
-    const ListenOptions& options = listener.options;
-    if (listener.open >= options.max_connections) {
-        counters_.refused_full.fetch_add(1);
-        return transport_->close(descriptor, true);
-    }
-    std::uint32_t* from_address = nullptr;
-    if (options.max_per_address != 0) {
-        from_address = &listener.per_address[peer.client_key()];
-        if (*from_address >= options.max_per_address) {
-            counters_.refused_address.fetch_add(1);
-            return transport_->close(descriptor, true);
-        }
-    }
-    Locked c = take_connection(options.stream, listener.owner);
-    if (!c) {
-        counters_.refused_full.fetch_add(1);
-        return transport_->close(descriptor, true);
-    }
-    ++listener.open;
-    if (from_address != nullptr) ++*from_address;
-    counters_.open.fetch_add(1);
-    c->accepted = true;
-    c->descriptor = descriptor;
-    c->peer = peer;
-    c->listener = listener.id;
-    c->listened_by = &listener;
-    c->polled_id = c->id.value;
-    const bool watched = transport_->watch(descriptor, c->id.value) == 0;
-    if (!watched) {
-        c->state = Connection::State::securing;
-        c->reason = CloseReason::aborted;
-        finish(std::move(c));
-    } else if (listener.tls == nullptr) {
-        if (!announce(std::move(c))) (void)close_listener(listener.id);
-    } else {
-        c->state = Connection::State::securing;
-        c->tls = std::make_unique<TlsStream>(listener.tls, "");
-        if (options.stream.handshake_ms > 0) {
-            c->deadline_ns = now_ns() + options.stream.handshake_ms * kNsPerMs;
-            watch(*c, c->deadline_ns);
-        }
-    }
-}
+// ---- connecting ----
 
 // It can be used from now on, and its owner is told. False: the owner is dead, and it is closed.
 bool Network::announce(Locked c) {
@@ -469,8 +271,6 @@ bool Network::announce(Locked c) {
     finish(std::move(c));
     return false;
 }
-
-// ---- connecting ----
 
 Result<ConnectionId> Network::connect(Handle owner, const ConnectOptions& options) {
     if (stopping_.load()) return Status::error(StatusCode::unavailable, "the node is stopping");
@@ -629,7 +429,9 @@ void Network::start_hand_over(Connection& c, Handle owner) {
     disown(c);
     c.owner = owner;
     own(c, owner);
-    (void)post_event(c, owner, SocketEvent::opened, c.peer.text());
+    const PostResult told = post_event(c, owner, SocketEvent::opened, c.peer.text());
+    // Its end may have come between the call and own(), and then it has released nothing.
+    if (told == PostResult::dead) kill(c, CloseReason::lost);
     later(c.id, &Network::mark_hand_over);
 }
 
@@ -688,7 +490,11 @@ bool Network::admit(MessagePtr& message) {
             unpause(*c, Connection::kByUndelivered);
         }
     } else if (event == SocketEvent::peer_closes) {
-        answer_close_frame(*c, *message);
+        end_websocket(*c, *message, CloseReason::ended);
+    } else if (event == SocketEvent::refused) {
+        end_websocket(*c, *message, static_cast<CloseReason>(message->data()[2]));
+        message.reset();
+        return false;
     } else if (event == SocketEvent::ended && !c->half_open) {
         if (c->state == Connection::State::open) begin_close(*c, CloseReason::ended);
         message.reset();
@@ -697,13 +503,14 @@ bool Network::admit(MessagePtr& message) {
     return true;
 }
 
-// The peer's last frame has come to the owner: it gets the same code back, and the end.
-void Network::answer_close_frame(Connection& c, const Message& message) {
+// All that the peer has sent before has come to the owner: the peer gets a close frame with the
+// code that the message says, and the end.
+void Network::end_websocket(Connection& c, const Message& message, CloseReason reason) {
     if (c.state != Connection::State::open) return;
     const auto* bytes = reinterpret_cast<const unsigned char*>(message.data());
     const auto code = static_cast<std::uint16_t>(bytes[0] << 8 | bytes[1]);
     if (!c.close_frame_sent) append_close_frame(c, code, "");
-    begin_close(c, CloseReason::ended);
+    begin_close(c, reason);
 }
 
 void Network::release_owner(Handle owner) {
@@ -719,9 +526,8 @@ void Network::release_owner(Handle owner) {
     }
     for (const ConnectionId id : ids) (void)close(id);
     if (counters_.listeners.load() != 0) {
-        for (const ListenerId id : listeners_.ids()) {
-            const Listener* listener = listeners_.find(id);
-            if (listener != nullptr && listener->owner == owner) (void)close_listener(id);
+        for (const auto& listener : listeners()) {
+            if (listener->owner == owner) (void)close_listener(listener->id);
         }
     }
     close_groups(owner);
@@ -855,9 +661,7 @@ std::int64_t Network::check_deadlines(Connection& c, std::int64_t now) {
     if (c.idle_ms > 0 && c.pause.load() != 0) next = std::min(next, now + c.idle_ms * kNsPerMs);
     if ((c.pause.load() & Connection::kByMailbox) != 0) {
         Registry::Slot* slot = kernel_.registry().find(c.owner);
-        const std::uint32_t own_limit = slot == nullptr ? 0 : slot->max_messages.load();
-        if (slot == nullptr || (!slot->cell.load()->mailbox.half_full() &&
-                                (own_limit == 0 || slot->load.count() * 2 < own_limit))) {
+        if (slot == nullptr || has_room(*slot)) {
             unpause(c, Connection::kByMailbox);
         } else {
             next = std::min(next, now + kDrainRetryNs);

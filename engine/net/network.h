@@ -12,7 +12,8 @@
 // Threads:   all functions, any thread, unless they say otherwise.
 // Ownership: owns connections, listeners, groups and the transport. Made before the kernel
 //            starts, destroyed after it has stopped and before it is destroyed.
-// Lock order: group -> connection -> {owners, deadlines, drains, pool} -> the kernel's locks.
+// Lock order: group -> connection -> {owners, deadlines, drains, pool, listeners} -> the
+//            kernel's locks.
 // TLS:       between the queue of what was written and the socket; what is read is decrypted at
 //            once, so that all else sees plain text.
 #pragma once
@@ -130,7 +131,7 @@ class Network {
     Result<ListenerId> listen(Handle owner, const ListenOptions& options);
     Result<Address> listener_address(ListenerId id) const;
     // Where the node listens now, in the order in which it began.
-    std::vector<Address> listening();
+    std::vector<Address> listening() const;
     // Its connections stay. Errors: dead.
     Status close_listener(ListenerId id);
     // Reads its certificate and key again, for connections that come from now on.
@@ -260,7 +261,10 @@ class Network {
     Locked find_writable(ConnectionId id);            // what write() may be called for
     Locked find_writable_or_broken(ConnectionId id);  // the same, also when the peer has gone
     std::shared_ptr<Group> find_group(GroupId id);
+    std::shared_ptr<Listener> find_listener(ListenerId id) const;
+    std::vector<std::shared_ptr<Listener>> listeners() const;
     void close_groups(Handle owner);
+    void sweep_group(Group& group);
     Status write_shared(ConnectionId id, SharedFrame& frame);
 
     // Polling thread, no mutex held, except that finish() and end() are given one.
@@ -268,18 +272,20 @@ class Network {
     void on_stream(ConnectionId id, std::uint32_t ready);
     void on_connecting(ConnectionId id, std::uint32_t ready);
     void on_accept(ListenerId id);
-    void admit_peer(Listener& listener, int descriptor, const Address& peer);
+    void admit_peer(const std::shared_ptr<Listener>& listener, int descriptor,
+                    const Address& peer);
     void pause_accept(Listener& listener, std::atomic<std::uint64_t>& counter);
     void resume_accepts();
     void read(Connection& connection);
     Input cut(Connection& connection, std::string_view& input);
+    static bool has_room(Registry::Slot& slot);
     bool owner_has_room(Connection& connection);
     Taken take_frame(Connection& connection, std::string_view& input);
     Taken take_message(Connection& connection, std::string_view& input);
-    Taken refuse_message(Connection& connection, CloseReason reason, std::uint16_t code);
     bool post_frame(Connection& connection, SocketEvent event, Frame& frame);
     void answer_ping(Connection& connection, std::string_view body);
-    void peer_closes(Connection& connection, std::string_view reason);
+    void end_messages(Connection& connection, SocketEvent event, std::uint16_t code,
+                      std::string_view reason);
     bool announce(Locked connection);
     bool decrypt(Connection& connection, std::string_view& input);
     void tls_failed(Locked connection);
@@ -303,7 +309,7 @@ class Network {
     void flush(Connection& connection);
     bool encrypt(Connection& connection);
     void append_message(Connection& connection, WebSocketOpcode opcode, std::string_view body);
-    void answer_close_frame(Connection& connection, const Message& message);
+    void end_websocket(Connection& connection, const Message& message, CloseReason reason);
     std::size_t unsent_bytes(Connection& connection);
     void drop_unsent(Connection& connection);
     void append_close_frame(Connection& connection, std::uint16_t code, std::string_view reason);
@@ -333,6 +339,11 @@ class Network {
     void sweep();
     std::int64_t now_ns() const { return kernel_.clock().now_ns(); }
 
+    // Tokens of the transport: an id, and whether it is a listener's.
+    static constexpr std::uint64_t kListenerToken = std::uint64_t{1} << 62;
+    // Timers of the helper.
+    static constexpr std::uint64_t kSweepTimer = 1;
+    static constexpr std::uint64_t kAcceptTimer = 2;
     static constexpr std::int64_t kDrainRetryNs = 100 * kNsPerMs;
     static inline thread_local const Network* polling_network_ = nullptr;
 
@@ -344,7 +355,11 @@ class Network {
     std::atomic<bool> stopping_{false};
 
     IdTable<ConnectionId, Connection> connections_;
-    IdTable<ListenerId, Listener> listeners_;
+    IdTable<ListenerId, Listener> listener_ids_;
+
+    mutable std::mutex listeners_mutex_;
+    // In the order in which they began; guarded by listeners_mutex_.
+    std::vector<std::shared_ptr<Listener>> listeners_;
 
     // The polling thread.
     std::unique_ptr<char[]> read_buffer_;
@@ -354,7 +369,6 @@ class Network {
     std::mutex pool_mutex_;
     std::vector<std::unique_ptr<Connection>> all_connections_;  // guarded by pool_mutex_
     std::vector<Connection*> free_connections_;                 // guarded by pool_mutex_
-    std::vector<std::unique_ptr<Listener>> all_listeners_;      // guarded by pool_mutex_
 
     std::mutex client_tls_mutex_;
     // By all their options; guarded by client_tls_mutex_.
@@ -373,6 +387,7 @@ class Network {
 
     std::shared_mutex groups_mutex_;
     std::unordered_map<std::uint64_t, std::shared_ptr<Group>> groups_;  // guarded by groups_mutex_
+    std::unordered_map<Handle, std::vector<GroupId>> group_owners_;     // guarded by groups_mutex_
     std::uint64_t next_group_ = 0;                                      // guarded by groups_mutex_
 };
 

@@ -4,12 +4,19 @@
 
 namespace perilune {
 
+namespace {
+
+constexpr std::size_t kFirstSweep = 64;
+
+}  // namespace
+
 struct Network::Group {
     const Handle owner;
     std::mutex mutex;
     // Guarded by mutex: members, and where each stands among them.
     std::vector<ConnectionId> members;
     std::unordered_map<ConnectionId, std::size_t> places;
+    std::size_t sweep_at = kFirstSweep;  // members, when the closed ones are taken out
 
     explicit Group(Handle owner_) : owner(owner_) {}
     bool remove(ConnectionId member) {
@@ -30,6 +37,7 @@ GroupId Network::group_create(Handle owner) {
     const std::unique_lock lock(groups_mutex_);
     const GroupId id{next_group_++};
     groups_.emplace(id.value, std::make_shared<Group>(owner));
+    group_owners_[owner].push_back(id);
     return id;
 }
 
@@ -43,7 +51,13 @@ std::shared_ptr<Network::Group> Network::find_group(GroupId id) {
 
 Status Network::group_close(GroupId id) {
     const std::unique_lock lock(groups_mutex_);
-    return groups_.erase(id.value) != 0 ? Status() : no_group();
+    const auto found = groups_.find(id.value);
+    if (found == groups_.end()) return no_group();
+    const auto owned = group_owners_.find(found->second->owner);
+    std::erase(owned->second, id);
+    if (owned->second.empty()) group_owners_.erase(owned);
+    groups_.erase(found);
+    return {};
 }
 
 Status Network::group_add(GroupId id, ConnectionId member) {
@@ -51,15 +65,33 @@ Status Network::group_add(GroupId id, ConnectionId member) {
     if (group == nullptr) return no_group();
     const std::lock_guard lock(group->mutex);
     if (!find_writable(member)) return dead_connection();
+    if (group->members.size() >= group->sweep_at) sweep_group(*group);
     if (group->places.try_emplace(member, group->members.size()).second) {
         group->members.push_back(member);
     }
     return {};
 }
 
+// Members that have been closed leave when the group is written to; in one that is joined and
+// not written to they would gather. Under the group's mutex.
+void Network::sweep_group(Group& group) {
+    for (std::size_t i = 0; i < group.members.size();) {
+        const ConnectionId member = group.members[i];
+        if (find_writable(member)) {
+            ++i;
+        } else {  // the last one takes its place, and is looked at next
+            group.remove(member);
+        }
+    }
+    group.sweep_at = std::max(kFirstSweep, 2 * group.members.size());
+}
+
 void Network::close_groups(Handle owner) {
     const std::unique_lock lock(groups_mutex_);
-    std::erase_if(groups_, [&](const auto& entry) { return entry.second->owner == owner; });
+    const auto owned = group_owners_.find(owner);
+    if (owned == group_owners_.end()) return;
+    for (const GroupId id : owned->second) groups_.erase(id.value);
+    group_owners_.erase(owned);
 }
 
 Result<bool> Network::group_remove(GroupId id, ConnectionId member) {

@@ -150,15 +150,18 @@ Network::Taken Network::take_message(Connection& c, std::string_view& input) {
                        : Taken::gone;
         case Outcome::pong: return Taken::frame;
         case Outcome::ping: answer_ping(c, frame.bytes); return Taken::frame;
-        case Outcome::close: peer_closes(c, frame.bytes); return Taken::nothing;
-        case Outcome::malformed:
-            return refuse_message(c, CloseReason::malformed, WebSocketCode::kProtocolError);
-        case Outcome::invalid_text:
-            return refuse_message(c, CloseReason::malformed, WebSocketCode::kInvalidText);
-        case Outcome::too_large:
-            return refuse_message(c, CloseReason::too_large, WebSocketCode::kTooLarge);
+        case Outcome::close:
+            end_messages(c, SocketEvent::peer_closes, c.websocket->close_code(), frame.bytes);
+            return Taken::nothing;
+        default: break;
     }
-    return Taken::gone;
+    const char reason = static_cast<char>(
+        outcome == Outcome::too_large ? CloseReason::too_large : CloseReason::malformed);
+    const std::uint16_t code = outcome == Outcome::too_large   ? WebSocketCode::kTooLarge
+                               : outcome == Outcome::malformed ? WebSocketCode::kProtocolError
+                                                               : WebSocketCode::kInvalidText;
+    end_messages(c, SocketEvent::refused, code, {&reason, 1});
+    return Taken::nothing;
 }
 
 void Network::answer_ping(Connection& c, std::string_view body) {
@@ -184,29 +187,16 @@ bool Network::post_frame(Connection& c, SocketEvent event, Frame& frame) {
     return false;
 }
 
-// The peer has sent the last frame of a WebSocket. It is answered behind all that came before,
-// so that the answers to that can be written.
-void Network::peer_closes(Connection& c, std::string_view reason) {
+// Nothing that the peer sends from now on is looked at. Its close frame, or this side's, is
+// answered or sent behind all that came before, so that the answers to that can be written.
+void Network::end_messages(Connection& c, SocketEvent event, std::uint16_t code,
+                           std::string_view reason) {
     c.discards.store(true);
-    const std::uint16_t code = c.websocket->close_code();
     std::string payload{static_cast<char>(code >> 8), static_cast<char>(code & 0xff)};
     payload += reason;
     const Locked locked = find(ConnectionId{c.polled_id});
     if (!locked || locked->state != Connection::State::open) return;
-    if (post_event(c, c.reader, SocketEvent::peer_closes, payload) == PostResult::dead) {
-        kill(c, CloseReason::lost);
-    }
-}
-
-// The peer is told by a close frame; what it sends is not looked at any more.
-Network::Taken Network::refuse_message(Connection& c, CloseReason reason, std::uint16_t code) {
-    const Locked locked = find(ConnectionId{c.polled_id});
-    if (locked && locked->state == Connection::State::open) {
-        if (!locked->close_frame_sent) append_close_frame(c, code, "");
-        begin_close(c, reason);
-    }
-    c.discards.store(true);
-    return Taken::nothing;
+    if (post_event(c, c.reader, event, payload) == PostResult::dead) kill(c, CloseReason::lost);
 }
 
 // `input` becomes plain text. False: the connection has gone, or nothing can be done now.
@@ -273,6 +263,14 @@ void Network::begin_websocket(ConnectionId id) {
     read(*c);
 }
 
+// Whether less than half of what a service's mailbox takes is used. A light one has a limit of
+// its own besides its VM's.
+bool Network::has_room(Registry::Slot& slot) {
+    if (slot.cell.load()->mailbox.half_full()) return false;
+    const std::uint32_t own_limit = slot.max_messages.load(std::memory_order_relaxed);
+    return own_limit == 0 || slot.load.count() * 2 < own_limit;
+}
+
 // Whether the owner's mailbox takes more. If not, the reading has been paused, or the
 // connection broken up because its owner is dead.
 bool Network::owner_has_room(Connection& c) {
@@ -281,12 +279,8 @@ bool Network::owner_has_room(Connection& c) {
         break_up(c, CloseReason::lost);
         return false;
     }
+    if (has_room(*slot)) return true;
     ActorCell* cell = slot->cell.load();
-    const auto full = [&] {
-        const std::uint32_t own_limit = slot->max_messages.load(std::memory_order_relaxed);
-        return cell->mailbox.half_full() || (own_limit != 0 && slot->load.count() * 2 >= own_limit);
-    };
-    if (!full()) return true;
     const ConnectionId id{c.polled_id};
     c.pause.fetch_or(Connection::kByMailbox);
     {
@@ -295,7 +289,7 @@ bool Network::owner_has_room(Connection& c) {
     }
     cell->wants_drain.store(true);
     // It may have been emptied before it could see that somebody waits.
-    if (!full()) {
+    if (has_room(*slot)) {
         c.pause.fetch_and(~Connection::kByMailbox);
         return true;
     }

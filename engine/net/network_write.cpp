@@ -417,7 +417,7 @@ void Network::count_end(Connection& c) {
         case CloseReason::lost: counters_.closed_lost.fetch_add(1); break;
         default: break;
     }
-    Listener* listener = c.accepted ? c.listened_by : nullptr;
+    Listener* listener = c.listened_by.get();
     if (listener == nullptr) return;
     --listener->open;
     if (listener->options.max_per_address == 0) return;
