@@ -55,7 +55,7 @@ Result decode(perilune::FramingKind kind, std::string_view input, std::size_t li
 void run(const std::uint8_t* data, std::size_t size) {
     if (size < 3) return;
     // Not raw: its frames are the pieces.
-    const auto kind = static_cast<perilune::FramingKind>(1 + data[0] % 4);
+    const auto kind = static_cast<perilune::FramingKind>(1 + data[0] % 5);
     const std::size_t limit = data[1] * 16u;
     const std::size_t piece = 1 + data[2] % 32;
     const std::string_view input(reinterpret_cast<const char*>(data + 3), size - 3);

@@ -1,0 +1,207 @@
+-- TLS: connections that are private, and what happens where they can't be.
+
+local perilune = require "perilune"
+local socket = require "perilune.socket"
+local support = require "support"
+local test = require "perilune.test"
+
+local FOLDER = "test/lua/tls/"
+local OURS = { certificate = FOLDER .. "certificate.pem", key = FOLDER .. "key.pem" }
+local TRUST = { ca = OURS.certificate }
+
+local function listen(options)
+  options.tls = options.tls or OURS
+  return assert(socket.listen(options))
+end
+
+local function echo(options)
+  options.on_data = function(connection, data) connection:write(data) end
+  return listen(options)
+end
+
+local function connect(listener, options)
+  options.tls = options.tls or TRUST
+  return socket.connect("localhost", listener.port, options)
+end
+
+for _, framing in ipairs { "packet", "u32be", "line" } do
+  test(("frames of every size come through, both ways (%s)"):format(framing), function()
+    local listener = echo { framing = framing, max_frame = 300000 }
+    local connection = assert(connect(listener, { framing = framing, max_frame = 300000 }))
+    local sizes = { 0, 1, 100, 16383, 16384, 16385, 65533 }
+    if framing ~= "packet" then sizes[#sizes + 1] = 300000 end
+    for _, size in ipairs(sizes) do connection:write(("x"):rep(size)) end
+    for _, size in ipairs(sizes) do test.equal(#connection:read(nil, 20000), size) end
+    connection:close()
+    listener:close()
+  end)
+end
+
+test("much data is delivered before the end that follows it", function()
+  local size, got, reason = 20 * 2 ^ 20, 0, nil
+  local listener = listen {
+    on_data = function(_, data) got = got + #data end,
+    on_close = function(_, why) reason = why end,
+  }
+  local connection = assert(connect(listener, { send_bytes = 0, send_packets = 0 }))
+  for _ = 1, size / 2 ^ 16 do connection:write(("x"):rep(2 ^ 16)) end
+  connection:close()
+  test.eventually(function() return reason end, support.patience(20000))
+  test.equal(got, size)
+  test.equal(reason, "ended")
+  listener:close()
+end, support.patience(30000))
+
+test("a server that isn't trusted, or is another, is refused with the reason", function()
+  local listener = echo {}
+  local elsewhere = echo {
+    tls = { certificate = FOLDER .. "other_certificate.pem", key = FOLDER .. "other_key.pem" },
+  }
+  local function refused(to, tls, why)
+    local connection, message, code = connect(to, { tls = tls })
+    test.equal(connection, nil)
+    test.equal(code, "unavailable")
+    test.ok(message:find(why, 1, true), message)
+  end
+  refused(listener, true, "tls: self-signed certificate")
+  refused(listener, { ca = FOLDER .. "other_certificate.pem" }, "tls: self-signed certificate")
+  refused(elsewhere, { ca = FOLDER .. "other_certificate.pem" }, "tls: hostname mismatch")
+  for to, tls in pairs {
+    [elsewhere] = { ca = FOLDER .. "other_certificate.pem", server_name = "elsewhere.example" },
+    [listener] = { verify = false },
+  } do
+    local connection = assert(connect(to, { tls = tls, framing = "raw" }))
+    connection:write "x"
+    test.equal(connection:read(nil, 20000), "x")
+    connection:close()
+  end
+  listener:close()
+  elsewhere:close()
+end)
+
+test("what is no TLS is closed, counted, and no service hears of it", function()
+  local opened = 0
+  local listener = listen { on_open = function() opened = opened + 1 end }
+  local before = socket.stats()
+  for _, bytes in ipairs { "GET / HTTP/1.0\r\n\r\n", "\22\3\1\255\255", ("\0"):rep(1000) } do
+    local plain = assert(socket.connect("127.0.0.1", listener.port))
+    plain:write(bytes)
+    plain:close()
+  end
+  test.eventually(function()
+    local now = socket.stats()
+    return now.closed - before.closed >= 6 and now.open == before.open
+  end)
+  test.ok(socket.stats().closed_tls - before.closed_tls >= 2)
+  test.equal(opened, 0)
+  listener:close()
+end)
+
+test("TLS that isn't agreed on in time is closed as handshake", function()
+  local listener = listen { handshake_ms = 100 }
+  local before = socket.stats().closed_handshake
+  local plain = assert(socket.connect("127.0.0.1", listener.port))
+  plain:write "\22\3\1"
+  test.equal(plain:read(nil, 20000), nil)
+  test.ok(plain.closed)
+  test.equal(socket.stats().closed_handshake - before, 1)
+  listener:close()
+end)
+
+test("a connection to a plain server fails", function()
+  local listener = assert(socket.listen { on_data = function(connection) connection:write "no" end })
+  local connection, message, code = connect(listener, {})
+  test.equal(connection, nil)
+  test.ok(message:find "tls: ", message)
+  test.equal(code, "unavailable")
+  listener:close()
+end)
+
+test("a certificate is replaced without a restart", function()
+  local folder = os.tmpname()
+  os.remove(folder)
+  local function copy(name, to)
+    local from = assert(io.open(FOLDER .. name))
+    local out = assert(io.open(folder .. to, "w"))
+    out:write(from:read "*a")
+    out:close()
+    from:close()
+  end
+  copy("certificate.pem", ".crt")
+  copy("key.pem", ".key")
+  local listener = echo { tls = { certificate = folder .. ".crt", key = folder .. ".key" } }
+  local old = assert(connect(listener, {}))
+  copy("other_certificate.pem", ".crt")
+  local ok, message, code = listener:reload_certificate()
+  test.equal(ok, nil) -- the key is still the old one
+  test.equal(code, "invalid")
+  test.ok(message:find(folder .. ".key", 1, true), message)
+  assert(connect(listener, {})):close() -- and so is the certificate that is used
+  copy("other_key.pem", ".key")
+  test.equal(listener:reload_certificate(), true)
+  local tls = { ca = FOLDER .. "other_certificate.pem", server_name = "elsewhere.example" }
+  test.eventually(function()
+    local connection = connect(listener, { tls = tls })
+    if connection then connection:close() end
+    return connection
+  end)
+  old:write "still here"
+  test.equal(old:read(nil, 20000), "still here")
+  old:close()
+  listener:close()
+  os.remove(folder .. ".crt")
+  os.remove(folder .. ".key")
+end)
+
+test("files and options that are wrong are named", function()
+  local function fails(tls, what)
+    local listener, message, code = socket.listen { tls = tls }
+    test.equal(listener, nil)
+    test.equal(code, "invalid")
+    test.ok(message:find(what, 1, true), message)
+  end
+  fails({}, 'needs "certificate" and "key"')
+  fails(true, 'needs "certificate" and "key"')
+  fails({ certificate = "none.pem", key = OURS.key }, '"none.pem"')
+  fails({ certificate = OURS.certificate, key = OURS.certificate }, OURS.certificate)
+  fails({ certificate = OURS.certificate, key = FOLDER .. "other_key.pem" }, "other_key.pem")
+  test.raises(function() socket.listen { tls = { certifcate = "x" } } end, "certifcate")
+  test.raises(function() socket.listen { tls = { key = 1 } } end, "key")
+  test.raises(function() socket.listen { tls = 1 } end, "tls")
+  local _, message, code = socket.connect("localhost", 1, { tls = { ca = "none.pem" } })
+  test.equal(code, "invalid")
+  test.ok(message:find '"none.pem"', message)
+  local plain = assert(socket.listen {})
+  test.equal(select(3, plain:reload_certificate()), "invalid")
+  plain:close()
+end)
+
+test("WebSocket and hand-over work over TLS", function()
+  local receiver = perilune.spawn "services.adopter"
+  local listener = listen {
+    on_data = function(connection, data)
+      if connection.framing == "raw" then
+        connection:write_raw "ok\r\n\r\n"
+        assert(connection:upgrade "websocket")
+      elseif data == "move" then
+        assert(connection:hand_over(receiver))
+      else
+        connection:write(data)
+      end
+    end,
+  }
+  local connection = assert(connect(listener, { framing = "head" }))
+  connection:write_raw "shake"
+  test.equal(connection:read(), "ok\r\n\r\n")
+  test.ok(connection:upgrade "websocket")
+  connection:write(("x"):rep(60000))
+  test.equal(connection:read(nil, 20000), ("x"):rep(60000))
+  connection:write "move"
+  connection:write "hello"
+  test.equal(connection:read(nil, 20000), "adopted hello")
+  connection:close()
+  perilune.kill(receiver)
+  listener:close()
+end)
+
+return test
