@@ -109,7 +109,9 @@ test("TLS that isn't agreed on in time is closed as handshake", function()
 end)
 
 test("a connection to a plain server fails", function()
-  local listener = assert(socket.listen { on_data = function(connection) connection:write "no" end })
+  local listener = assert(socket.listen {
+    on_data = function(connection) connection:write "HTTP/1.0 400 Bad Request\r\n\r\n" end,
+  })
   local connection, message, code = connect(listener, {})
   test.equal(connection, nil)
   test.ok(message:find "tls: ", message)
