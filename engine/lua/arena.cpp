@@ -42,7 +42,7 @@ void Arena::fire() {
 
 bool Arena::is_refused(std::size_t old_size, std::size_t new_size) {
     if (new_size < kHugeRequest || new_size <= old_size) return false;
-    if (has_room(new_size - old_size)) return false;
+    if (!may_refuse_ || has_room(new_size - old_size)) return false;
     ++refused_;
     fire();
     return true;

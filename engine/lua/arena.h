@@ -29,7 +29,8 @@
 // and only when nothing is left to recycle.
 //
 // THE LIMIT is soft, since LuaJIT with the JIT on crashes when a small allocation fails.
-// A request of kHugeRequest (1 MiB) or more that would take used() over the limit gets NULL.
+// A request of kHugeRequest (1 MiB) or more that would take used() over the limit gets NULL, but
+// only while may_refuse(true) holds: the host, outside of a protected call, could only abort.
 // All others succeed and make `on_over_limit` fire, so that the host can set its hook, collect
 // and then kill. What bounds used():
 //
@@ -43,6 +44,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "lua/page_pool.h"
 
@@ -74,6 +76,8 @@ class Arena {
     // Bytes held of the pool that may have been written: an upper bound of the VM's RSS.
     std::size_t footprint() const;
 
+    // Whether a huge request may get NULL; at first it may. Returns what held before.
+    bool may_refuse(bool may) { return std::exchange(may_refuse_, may); }
     // Sets the soft limit of used() in bytes and arms the callback.
     void set_limit(std::size_t bytes);
     std::size_t limit() const { return limit_; }
@@ -199,6 +203,7 @@ class Arena {
     OverLimit over_limit_ = nullptr;
     void* over_limit_context_ = nullptr;
     std::uint64_t refused_ = 0;
+    bool may_refuse_ = true;
     std::int64_t uncharged_ = 0;
 };
 

@@ -58,6 +58,7 @@ void Vm::open_state() {
     if (kernel().seeded()) luaJIT_setseed(0);
 #endif
     if (L_ == nullptr) return;
+    arena_.may_refuse(false);
     lua_atpanic(L_, panic);
     open_sandbox(L_, host_.next_vm_seed());
     disarm_hook();
@@ -213,6 +214,7 @@ bool Vm::unpack_onto(lua_State* L, const char* data, std::size_t size, int* coun
         return false;
     }
     UnpackArguments arguments{L, data, size, count, {}};
+    const Protected is_protected(arena_);
     if (lua_cpcall(L_, unpack_protected, &arguments) != 0) {
         *error = lua_tostring(L_, -1);
         lua_pop(L_, 1);

@@ -133,6 +133,19 @@ class Vm final : public Actor {
     Service* find_service(Handle handle);
 
   private:
+    // While it lives Lua is protected, so that huge requests may be refused. See Arena.
+    class Protected {
+      public:
+        explicit Protected(Arena& arena) : arena_(arena), before_(arena.may_refuse(true)) {}
+        ~Protected() { arena_.may_refuse(before_); }
+        Protected(const Protected&) = delete;
+        Protected& operator=(const Protected&) = delete;
+
+      private:
+        Arena& arena_;
+        const bool before_;
+    };
+
     struct VmArena : Arena {
         VmArena(PagePool* pool, Vm* owner) : Arena(pool), vm(owner) {}
         Vm* const vm;

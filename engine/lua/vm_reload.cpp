@@ -120,7 +120,9 @@ void Vm::run_reload(Reloading& reloading) {
         service.modules == nullptr ? nullptr : std::make_unique<Service::Modules>(*service.modules);
     current_ = &task;
     entry_frame_ = static_cast<const char*>(__builtin_frame_address(0));
+    arena_.may_refuse(true);
     const int status = lua_cpcall(L_, reload_protected, &reloading);
+    arena_.may_refuse(false);
     current_ = nullptr;
     masked_ = false;
     if (status != 0) {

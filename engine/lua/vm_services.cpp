@@ -137,6 +137,7 @@ void Vm::loaded(Task* task) {
     if (clients) {
         // The library that decodes packets for the second table.
         current_ = task;
+        const Protected is_protected(arena_);
         bool ok = push_library(co, "perilune.client");
         if (ok) {
             lua_getfield(co, -1, "attach");

@@ -72,7 +72,9 @@ void Vm::resume(Task* task, int arguments) {
     Service& service = *task->service;
     current_ = task;
     entry_frame_ = static_cast<const char*>(__builtin_frame_address(0));
+    arena_.may_refuse(true);
     const int status = lua_resume(task->thread, arguments);
+    arena_.may_refuse(false);
     current_ = nullptr;
     if (killing_) {
         // However it ended: tail calls may have returned what a killed coroutine yielded.

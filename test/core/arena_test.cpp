@@ -214,6 +214,23 @@ TEST(Arena, RefusesHugeRequestsOverTheLimitAlone) {
     EXPECT_EQ(arena.refused(), 2u);
 }
 
+// The host's own use of a Lua state is not protected: a refusal there would end the process.
+TEST(Arena, RefusesNothingOutsideOfAProtectedCall) {
+    const auto pool = make_pool();
+    Arena arena(pool.get());
+    arena.set_limit(Arena::kHugeRequest);
+    ASSERT_TRUE(arena.may_refuse(false));
+    void* block = Arena::lua_allocate(&arena, nullptr, 0, 2 * Arena::kHugeRequest);
+    ASSERT_NE(block, nullptr);
+    block = Arena::lua_allocate(&arena, block, 2 * Arena::kHugeRequest, 4 * Arena::kHugeRequest);
+    ASSERT_NE(block, nullptr);
+    ASSERT_FALSE(arena.may_refuse(true));
+    EXPECT_EQ(Arena::lua_allocate(&arena, block, 4 * Arena::kHugeRequest, 5 * Arena::kHugeRequest),
+              nullptr);
+    EXPECT_EQ(arena.refused(), 1u);
+    Arena::lua_allocate(&arena, block, 4 * Arena::kHugeRequest, 0);
+}
+
 TEST(Arena, ChargesTheCounterThatIsSet) {
     const auto pool = make_pool();
     Arena arena(pool.get());
