@@ -17,6 +17,11 @@
 // While a list of a higher level is being spread (moving_level_), what is added for its ticks
 // goes to its own end.
 //
+// When many timers wait, each is somewhere else in memory, and waiting for memory is most of what
+// an expiry costs. So the links to the next timer are in the slots, which lie close together: they
+// are followed first, and all the timers that are due prefetched. Owners have no list through
+// their timers, but ids beside them.
+//
 // Ids: a slot's number and generation. The timers themselves live in chunks that are given
 // back when no timer is left in them; generations stay. Free slots queue up.
 #include "core/timer_wheel.h"
@@ -38,10 +43,7 @@ struct TimerWheel::Timer {
     std::int64_t period_ns;  // 0: once
     std::uint64_t session;
     OwnerTimers* owner;
-    std::uint32_t next;  // in its list of the wheel
-    std::uint32_t previous;
-    std::uint32_t owner_next;
-    std::uint32_t owner_previous;
+    std::uint32_t previous;  // in its list of the wheel
     std::uint16_t list;
     bool in_flight;  // repeats, and a callback is being handed out
 };
@@ -49,7 +51,7 @@ struct TimerWheel::Timer {
 struct TimerWheel::Slot {
     std::uint32_t generation : 31;  // of the timer in it, or of the next one
     std::uint32_t live : 1;
-    std::uint32_t next_free;
+    std::uint32_t next;  // live: in its list of the wheel; else among the free
 };
 
 struct TimerWheel::Chunk {
@@ -67,7 +69,7 @@ struct TimerWheel::Expired {
 };
 
 OwnerTimers::~OwnerTimers() {
-    if (first_ == kNone) return;
+    if (count_ == 0) return;
     std::fprintf(stderr, "perilune: an owner of %u timers was destroyed\n", count_);
     std::abort();
 }
@@ -144,7 +146,7 @@ std::uint32_t TimerWheel::take_slot() {
         slot(index).generation = first_generation(index);
     } else if (free_count_ > 0) {
         index = free_.first;
-        free_.first = slot(index).next_free;
+        free_.first = slot(index).next;
         --free_count_;
     } else {
         return kNone;
@@ -177,7 +179,7 @@ void TimerWheel::free_slot(std::uint32_t index) {
     if (free_count_++ == 0) {
         free_.first = index;
     } else {
-        slot(free_.last).next_free = index;
+        slot(free_.last).next = index;
     }
     free_.last = index;
 }
@@ -204,13 +206,13 @@ void TimerWheel::append(std::uint32_t list_number, std::uint32_t index) {
     List& list = lists_[list_number];
     Timer& added = timer(index);
     added.list = static_cast<std::uint16_t>(list_number);
-    added.next = kNone;
+    slot(index).next = kNone;
     added.previous = list.last;
     if (list.last == kNone) {
         list.first = index;
         used_[list_number / 64] |= std::uint64_t{1} << (list_number % 64);
     } else {
-        timer(list.last).next = index;
+        slot(list.last).next = index;
     }
     list.last = index;
 }
@@ -231,32 +233,55 @@ void TimerWheel::schedule(std::uint32_t index) {
 void TimerWheel::unlink(std::uint32_t index) {
     const Timer& removed = timer(index);
     List& list = lists_[removed.list];
+    const std::uint32_t next = slot(index).next;
     if (removed.previous == kNone) {
-        list.first = removed.next;
-    } else {
-        timer(removed.previous).next = removed.next;
+        begin_list_at(removed.list, next);
+        return;
     }
-    if (removed.next == kNone) {
+    slot(removed.previous).next = next;
+    if (next == kNone) {
         list.last = removed.previous;
     } else {
-        timer(removed.next).previous = removed.previous;
+        timer(next).previous = removed.previous;
     }
-    if (list.first == kNone) used_[removed.list / 64] &= ~(std::uint64_t{1} << (removed.list % 64));
+}
+
+// Takes all timers before `index` off a list; all there are when it is kNone.
+void TimerWheel::begin_list_at(std::uint32_t list_number, std::uint32_t index) {
+    List& list = lists_[list_number];
+    list.first = index;
+    if (index != kNone) {
+        timer(index).previous = kNone;
+        return;
+    }
+    list.last = kNone;
+    used_[list_number / 64] &= ~(std::uint64_t{1} << (list_number % 64));
+}
+
+// --- owners ---
+
+bool TimerWheel::is_live(TimerId id) {
+    const Slot& found = slot(id.slot());
+    return found.live != 0 && found.generation == id.generation();
+}
+
+// Forgets others that are gone when that is half of them: a constant cost each.
+void TimerWheel::remember(OwnerTimers& owner, TimerId id) {
+    std::vector<TimerId>& ids = owner.ids_;
+    if (ids.size() == ids.capacity() && owner.count_ <= ids.size() / 2) {
+        std::erase_if(ids, [this](TimerId other) { return !is_live(other); });
+    }
+    ids.push_back(id);
+    ++owner.count_;
 }
 
 // Ends a timer that is in no list of the wheel any more.
 void TimerWheel::remove(std::uint32_t index) {
-    const Timer& removed = timer(index);
-    OwnerTimers& owner = *removed.owner;
-    if (removed.owner_previous == kNone) {
-        owner.first_ = removed.owner_next;
-    } else {
-        timer(removed.owner_previous).owner_next = removed.owner_next;
+    OwnerTimers& owner = *timer(index).owner;
+    if (--owner.count_ == 0) {
+        owner.ids_.clear();
+        if (owner.ids_.capacity() > kKeptIds) owner.ids_.shrink_to_fit();
     }
-    if (removed.owner_next != kNone) {
-        timer(removed.owner_next).owner_previous = removed.owner_previous;
-    }
-    --owner.count_;
     --counters_.waiting;
     free_slot(index);
 }
@@ -308,15 +333,12 @@ TimerId TimerWheel::add(OwnerTimers& owner, std::uint64_t session, std::int64_t 
     added.session = session;
     added.owner = &owner;
     added.in_flight = false;
-    added.owner_previous = kNone;
-    added.owner_next = owner.first_;
-    if (owner.first_ != kNone) timer(owner.first_).owner_previous = index;
-    owner.first_ = index;
-    ++owner.count_;
     ++counters_.added;
     ++counters_.waiting;
     schedule(index);
-    return TimerId::make(index, slot(index).generation);
+    const TimerId id = TimerId::make(index, slot(index).generation);
+    remember(owner, id);
+    return id;
 }
 
 bool TimerWheel::cancel(TimerId id, const OwnerTimers* owner) {
@@ -338,16 +360,18 @@ bool TimerWheel::cancel(TimerId id, const OwnerTimers* owner) {
 std::size_t TimerWheel::cancel_all(OwnerTimers& owner) {
     std::size_t count = 0;
     std::unique_lock lock(mutex_);
-    while (owner.first_ != kNone) {
-        for (std::uint32_t i = 0; i < kMoveBatch && owner.first_ != kNone; ++i) {
-            const std::uint32_t index = owner.first_;
-            unlink(index);
-            remove(index);
+    while (!owner.ids_.empty()) {
+        for (std::uint32_t i = 0; i < kMoveBatch && !owner.ids_.empty(); ++i) {
+            const TimerId id = owner.ids_.back();
+            owner.ids_.pop_back();
+            if (!is_live(id)) continue;
+            unlink(id.slot());
+            remove(id.slot());
             ++counters_.cancelled;
             ++count;
         }
         publish_next_due();
-        if (owner.first_ == kNone) break;
+        if (owner.ids_.empty()) break;
         lock.unlock();
         lock.lock();
     }
@@ -356,37 +380,46 @@ std::size_t TimerWheel::cancel_all(OwnerTimers& owner) {
 
 // Moves timers of the list at `place`, which begins at tick_, to lower levels.
 void TimerWheel::spread(const Place& place) {
-    const List& list = lists_[place.list];
-    for (std::uint32_t i = 0; i < kMoveBatch && list.first != kNone; ++i) {
-        const std::uint32_t index = list.first;
-        unlink(index);
-        append(list_for(std::max(first_tick_from(timer(index).due_ns), tick_)), index);
+    std::uint32_t index = lists_[place.list].first;
+    for (std::uint32_t i = 0; i < kMoveBatch && index != kNone; ++i) {
+        const std::uint32_t moved = index;
+        index = slot(moved).next;
+        append(list_for(std::max(first_tick_from(timer(moved).due_ns), tick_)), moved);
     }
-    moving_level_ = list.first == kNone ? 0 : place.level;
+    begin_list_at(place.list, index);
+    moving_level_ = index == kNone ? 0 : place.level;
+}
+
+// Ends a timer that is due and was taken off its list, or lets it begin again.
+TimerWheel::Expired TimerWheel::expire(std::uint32_t index) {
+    Timer& due = timer(index);
+    const Expired expired = {due.owner->owner_, due.session,
+                             TimerId::make(index, slot(index).generation), due.due_ns,
+                             due.period_ns > 0};
+    if (due.period_ns == 0) {
+        remove(index);
+        return expired;
+    }
+    due.in_flight = true;
+    // The first repetition after now: target_ns_ >= due_ns, as the timer has expired.
+    const std::int64_t missed = (target_ns_ - due.due_ns) / due.period_ns;
+    const std::int64_t last_ns = due.due_ns + missed * due.period_ns;
+    if (__builtin_add_overflow(last_ns, due.period_ns, &due.due_ns)) due.due_ns = INT64_MAX;
+    schedule(index);
+    return expired;
 }
 
 // Takes timers off the list at `place`, whose tick is tick_, into `batch`. Returns how many.
 std::uint32_t TimerWheel::take_expired(const Place& place, Expired* batch) {
-    const List& list = lists_[place.list];
+    std::uint32_t indices[kBatch];
     std::uint32_t count = 0;
-    for (; count < kBatch && list.first != kNone; ++count) {
-        const std::uint32_t index = list.first;
-        Timer& due = timer(index);
-        batch[count] = {due.owner->owner_, due.session,
-                        TimerId::make(index, slot(index).generation), due.due_ns,
-                        due.period_ns > 0};
-        unlink(index);
-        if (due.period_ns == 0) {
-            remove(index);
-            continue;
-        }
-        due.in_flight = true;
-        // The first repetition after now: target_ns_ >= due_ns, as the timer has expired.
-        const std::int64_t missed = (target_ns_ - due.due_ns) / due.period_ns;
-        const std::int64_t last_ns = due.due_ns + missed * due.period_ns;
-        if (__builtin_add_overflow(last_ns, due.period_ns, &due.due_ns)) due.due_ns = INT64_MAX;
-        schedule(index);
+    std::uint32_t index = lists_[place.list].first;
+    for (; count < kBatch && index != kNone; index = slot(index).next) {
+        __builtin_prefetch(&timer(index));
+        indices[count++] = index;
     }
+    begin_list_at(place.list, index);
+    for (std::uint32_t i = 0; i < count; ++i) batch[i] = expire(indices[i]);
     counters_.expired += count;
     return count;
 }

@@ -7,7 +7,7 @@
 // Threads:   all functions, any thread; one small mutex inside. Callbacks run without it, on
 //            the thread that called advance().
 // Ownership: a timer's state lives in the wheel. Who adds timers owns an OwnerTimers, which
-//            links them, so that all can be cancelled at once; it may be destroyed only when
+//            knows their ids, so that all can be cancelled at once; it may be destroyed only when
 //            it is empty, that is after cancel_all().
 //
 // Times are Clock::now_ns() of the node's clock, in nanoseconds.
@@ -25,7 +25,8 @@
 
 namespace perilune {
 
-// What the timers of one owner hang on. 16 bytes; adding to it costs no allocation.
+// The timers of one owner. An expiry touches only the count here: ids of timers that are gone
+// stay until room is needed for others, or no timer is left.
 class OwnerTimers {
   public:
     // `owner` is handed to the callback; none (zero) is allowed.
@@ -36,10 +37,9 @@ class OwnerTimers {
 
   private:
     friend class TimerWheel;
-    static constexpr std::uint32_t kNone = 0xffffffff;
     const Handle owner_;
-    std::uint32_t first_ = kNone;  // guarded by the wheel's mutex, as count_
-    std::uint32_t count_ = 0;
+    std::uint32_t count_ = 0;   // guarded by the wheel's mutex, as ids_
+    std::vector<TimerId> ids_;  // of all its timers, and of some that were
 };
 
 // Who is told. The wheel holds no lock meanwhile, so it may add, cancel or post.
@@ -93,8 +93,8 @@ class TimerWheel {
     // repeating one stops after that. With `owner`, timers of all others count as unknown.
     bool cancel(TimerId id, const OwnerTimers* owner = nullptr);
 
-    // Cancels all timers of `owner` in O(their number); those being handed out at this moment
-    // still call back. Returns how many there were.
+    // Cancels all timers of `owner` in O(the most there were); those being handed out at this
+    // moment still call back. Returns how many there were.
     std::size_t cancel_all(OwnerTimers& owner);
 
     // When advance() has something to do, at the earliest: exact within the current 256 ms,
@@ -111,7 +111,7 @@ class TimerWheel {
     Counters counters() const;
 
   private:
-    static constexpr std::uint32_t kNone = OwnerTimers::kNone;
+    static constexpr std::uint32_t kNone = 0xffffffff;
     static constexpr int kLevels = 7;
     static constexpr int kFirstBits = 8;  // slots of level 0: 2^8
     static constexpr int kBits = 6;       // of each other level: 2^6
@@ -120,9 +120,10 @@ class TimerWheel {
     static constexpr std::size_t kSpareChunks = 64;    // empty chunks kept for use
     static constexpr std::uint32_t kBatch = 256;       // expiries, and
     static constexpr std::uint32_t kMoveBatch = 4096;  // moves, in one go under the mutex
+    static constexpr std::size_t kKeptIds = 512;       // room that an owner without timers keeps
 
     struct Timer;    // a waiting timer
-    struct Slot;     // what stays of it: the generation, its place among the free ones
+    struct Slot;     // what stays of it: the generation; and the next in its list
     struct Chunk;    // kChunkSize of both
     struct Expired;  // what a callback is given
     struct Unmap {
@@ -150,10 +151,14 @@ class TimerWheel {
     void append(std::uint32_t list, std::uint32_t index);
     void schedule(std::uint32_t index);
     void unlink(std::uint32_t index);
+    void begin_list_at(std::uint32_t list, std::uint32_t index);
+    bool is_live(TimerId id);
+    void remember(OwnerTimers& owner, TimerId id);
     void remove(std::uint32_t index);
     bool find_first(Place& place) const;
     void publish_next_due();
     void spread(const Place& place);
+    Expired expire(std::uint32_t index);
     std::uint32_t take_expired(const Place& place, Expired* batch);
 
     const std::uint64_t seed_;
