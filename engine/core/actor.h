@@ -32,6 +32,10 @@ class Actor {
     // Handles one message, control messages included.
     virtual void receive(MessagePtr message) = 0;
 
+    // A timer comes next, after the message that is received now: what it needs can be fetched
+    // from memory meanwhile. `next` and those behind it (Message::next) stay where they are.
+    virtual void expect_timer(const Message& next) { (void)next; }
+
     // Called inside a signal handler on the worker that runs this actor: only what is
     // async-signal-safe. (Not under ThreadSanitizer: see Watchdog::take_request.)
     virtual void interrupt(InterruptLevel level) { (void)level; }

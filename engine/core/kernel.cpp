@@ -255,6 +255,10 @@ Kernel::TurnEnd Kernel::run_turn(ActorCell* cell, std::uint64_t began_at,
                 }
             }
         }
+        const Message* upcoming = mailbox.upcoming();
+        if (upcoming != nullptr && upcoming->kind == MessageKind::timer) {
+            actor.expect_timer(*upcoming);
+        }
         serial.store(++dispatch, std::memory_order_release);
         actor.receive(std::move(message));
         serial.store(++dispatch, std::memory_order_release);

@@ -79,6 +79,8 @@ class Mailbox {
 
     // The oldest message, or null. Owner.
     MessagePtr pop();
+    // What pop() returns next, as far as is known without asking other threads. Owner.
+    const Message* upcoming() const { return taken_; }
     // The oldest control message, or null. Owner.
     MessagePtr pop_control();
     bool has_control() const { return control_.load() != nullptr || control_taken_ != nullptr; }

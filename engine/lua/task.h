@@ -65,14 +65,15 @@ struct Wait {
     int woken_with = LUA_NOREF;  // a token woken before it was waited on: its values
 };
 
-// A timer that calls a function.
+// A timer that calls a function. Lua's side of it is in a table of the VM, at the same index:
+// the function or its name; or where there are arguments a table {function, argument...}.
 struct Callback {
     std::uint32_t generation = 0;
     std::uint32_t next = 0;  // among the free
     Service* service = nullptr;
     TimerId timer;
-    int function = LUA_NOREF;   // a function, or the name of one
-    int arguments = LUA_NOREF;  // a table {n = count, ...}, if any
+    const void* object = nullptr;  // what is in the table: only ever prefetched
+    int argument_count = 0;
     bool repeats = false;
 };
 

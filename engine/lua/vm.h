@@ -47,6 +47,7 @@ class Vm final : public Actor {
 
     void receive(MessagePtr message) override;
     void turn_ends(std::uint64_t cycles) override;
+    void expect_timer(const Message& next) override;
     void interrupt(InterruptLevel level) override;
     Handle running_service() const override;
 
@@ -236,6 +237,11 @@ class Vm final : public Actor {
     void arm_limits();
     Callback* find_callback(std::uint64_t id);
     void free_callback(Callback& callback);
+    // Pushes the table of what timers call.
+    void push_callbacks(lua_State* L);
+    // Puts a function, or its name, and its arguments there. Returns what now keeps them.
+    const void* keep_callback(lua_State* L, std::uint32_t index, int function_index,
+                              int first_argument, int count);
 
     void charge_to(Service* service);
     void consider_jit();
@@ -264,6 +270,7 @@ class Vm final : public Actor {
     std::uint32_t next_generation_ = 1;
     std::vector<Callback> callbacks_{1};
     std::uint32_t free_callbacks_ = 0;
+    int callback_values_ = LUA_NOREF;  // the table of what they call
     std::vector<LimitList> limits_{1};
     std::unique_ptr<OwnerTimers> limit_timer_;  // of the VM: the earliest of all limits
     TimerId limit_timer_id_;

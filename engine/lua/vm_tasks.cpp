@@ -443,32 +443,49 @@ void Vm::check_limits() {
 
 // --- timers that call ---
 
+void Vm::push_callbacks(lua_State* L) {
+    if (callback_values_ == LUA_NOREF) {
+        lua_newtable(L);
+        callback_values_ = luaL_ref(L, LUA_REGISTRYINDEX);
+    }
+    lua_rawgeti(L, LUA_REGISTRYINDEX, callback_values_);
+}
+
+const void* Vm::keep_callback(lua_State* L, std::uint32_t index, int function_index,
+                              int first_argument, int count) {
+    push_callbacks(L);
+    if (count == 0) {
+        lua_pushvalue(L, function_index);
+    } else {
+        lua_createtable(L, count + 1, 0);
+        lua_pushvalue(L, function_index);
+        lua_rawseti(L, -2, 1);
+        for (int i = 0; i < count; ++i) {
+            lua_pushvalue(L, first_argument + i);
+            lua_rawseti(L, -2, i + 2);
+        }
+    }
+    const void* object = lua_topointer(L, -1);
+    lua_rawseti(L, -2, static_cast<int>(index));
+    lua_pop(L, 1);
+    return object;
+}
+
 std::uint64_t Vm::add_callback(lua_State* L, Service& service, std::int64_t delay_ms, bool repeats,
                                int function_index, int first_argument) {
-    std::uint32_t index = free_callbacks_;
-    if (index == 0) {
-        if (callbacks_.size() > kMaxIndex) return 0;
-        index = static_cast<std::uint32_t>(callbacks_.size());
+    const std::uint32_t index =
+        free_callbacks_ != 0 ? free_callbacks_ : static_cast<std::uint32_t>(callbacks_.size());
+    if (index > kMaxIndex) return 0;
+    const int count = std::max(lua_gettop(L) - first_argument + 1, 0);
+    const void* object = keep_callback(L, index, function_index, first_argument, count);
+    if (free_callbacks_ == 0) {
         callbacks_.emplace_back();
     } else {
         free_callbacks_ = callbacks_[index].next;
     }
-    const int count = lua_gettop(L) - first_argument + 1;
-    int arguments = LUA_NOREF;
-    if (count > 0) {
-        lua_createtable(L, count, 1);
-        for (int i = 0; i < count; ++i) {
-            lua_pushvalue(L, first_argument + i);
-            lua_rawseti(L, -2, i + 1);
-        }
-        lua_pushinteger(L, count);
-        lua_setfield(L, -2, "n");
-        arguments = luaL_ref(L, LUA_REGISTRYINDEX);
-    }
-    lua_pushvalue(L, function_index);
     Callback& callback = callbacks_[index];
-    callback.function = luaL_ref(L, LUA_REGISTRYINDEX);
-    callback.arguments = arguments;
+    callback.object = object;
+    callback.argument_count = count;
     callback.generation = callback.generation + 1 == 0 ? 1 : callback.generation + 1;
     callback.service = &service;
     callback.repeats = repeats;
@@ -491,19 +508,39 @@ Callback* Vm::find_callback(std::uint64_t id) {
 }
 
 void Vm::free_callback(Callback& callback) {
-    luaL_unref(L_, LUA_REGISTRYINDEX, callback.function);
-    if (callback.arguments != LUA_NOREF) luaL_unref(L_, LUA_REGISTRYINDEX, callback.arguments);
-    callback.arguments = LUA_NOREF;
-    callback.function = LUA_NOREF;
+    const auto index = static_cast<std::uint32_t>(&callback - callbacks_.data());
+    push_callbacks(L_);
+    lua_pushnil(L_);
+    lua_rawseti(L_, -2, static_cast<int>(index));
+    lua_pop(L_, 1);
     --callback.service->timer_count;
     callback.service = nullptr;
     callback.next = free_callbacks_;
-    free_callbacks_ = static_cast<std::uint32_t>(&callback - callbacks_.data());
+    free_callbacks_ = index;
+}
+
+// Many timers at once were set at all sorts of times, so that each of them is somewhere else in
+// memory: its record, and what the record leads to, is on its way while another one is called.
+void Vm::expect_timer(const Message& next) {
+    if (next.next != nullptr && next.next->session >= kCallbackBit) {
+        const std::uint32_t index = next.next->session & kMaxIndex;
+        if (index < callbacks_.size()) __builtin_prefetch(&callbacks_[index]);
+    }
+    if (const Callback* callback = find_callback(next.session)) {
+        const char* object = static_cast<const char*>(callback->object);
+        __builtin_prefetch(object);
+        __builtin_prefetch(object + 64);
+        __builtin_prefetch(object + 128);
+    }
 }
 
 void Vm::run_callback(Callback& callback) {
     Service& service = *callback.service;
-    lua_rawgeti(L_, LUA_REGISTRYINDEX, callback.function);
+    const int count = callback.argument_count;
+    push_callbacks(L_);
+    lua_rawgeti(L_, -1, static_cast<int>(&callback - callbacks_.data()));
+    lua_replace(L_, -2);
+    if (count > 0) lua_rawgeti(L_, -1, 1);
     const char* name = "timer";
     if (lua_type(L_, -1) == LUA_TSTRING) {
         // By name, so that a reload takes effect.
@@ -511,7 +548,7 @@ void Vm::run_callback(Callback& callback) {
         if (!push_command(service, name)) {
             const std::string text = std::string("a timer calls \"") + name +
                                      "\", which the service's first table does not have";
-            lua_pop(L_, 1);
+            lua_pop(L_, count > 0 ? 2 : 1);
             if (!callback.repeats) free_callback(callback);
             report_error(service, "timer", text, {});
             return;
@@ -519,18 +556,13 @@ void Vm::run_callback(Callback& callback) {
         lua_replace(L_, -2);
     }
     Task* task = take_task(service, name);
-    lua_xmove(L_, task->thread, 1);
-    int count = 0;
-    if (callback.arguments != LUA_NOREF) {
-        lua_State* co = task->thread;
-        lua_rawgeti(co, LUA_REGISTRYINDEX, callback.arguments);
-        const int table = lua_gettop(co);
-        lua_getfield(co, table, "n");
-        count = static_cast<int>(lua_tointeger(co, -1));
-        lua_pop(co, 1);
-        lua_checkstack(co, count);
-        for (int i = 1; i <= count; ++i) lua_rawgeti(co, table, i);
-        lua_remove(co, table);
+    lua_State* co = task->thread;
+    lua_xmove(L_, co, 1);
+    if (count > 0) {
+        lua_xmove(L_, co, 1);
+        lua_checkstack(co, count + 1);
+        for (int i = 2; i <= count + 1; ++i) lua_rawgeti(co, 2, i);
+        lua_remove(co, 2);
     }
     if (!callback.repeats) free_callback(callback);
     resume(task, count);
