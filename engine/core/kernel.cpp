@@ -212,11 +212,12 @@ TimerId Kernel::add_timer(OwnerTimers& owner, std::uint64_t session, std::int64_
     return id;
 }
 
-void Kernel::advance_timers() {
+std::int64_t Kernel::advance_timers() {
     const std::int64_t now = now_ns();
-    if (timers_.next_due_ns() > now) return;
+    if (timers_.next_due_ns() > now) return 0;
     TimerPoster poster(*this);
     timers_.advance(now, poster);
+    return now;
 }
 
 bool Kernel::run_blocking(std::function<void(Message& done)> work, MessagePtr done) {

@@ -118,8 +118,8 @@ class Kernel {
     TimerId add_timer(OwnerTimers& owner, std::uint64_t session, std::int64_t due_ns,
                       std::int64_t period_ns = 0);
     bool cancel_timer(OwnerTimers& owner, TimerId timer) { return timers_.cancel(timer, &owner); }
-    // Posts what is due. The thread that polls.
-    void advance_timers();
+    // Posts what is due. Returns the time when something was, else 0. The thread that polls.
+    std::int64_t advance_timers();
 
     // Runs `work` on a thread of the blocking pool; then `done` is posted, with the payload
     // that `work` wrote into it. False when the pool is full ("busy"): then nothing happens and

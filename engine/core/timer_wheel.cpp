@@ -1,8 +1,8 @@
 // DESIGN
 //
-// A tick is a millisecond, counted from the clock's zero. Which list a timer is in depends on
+// A tick is kTickNs, counted from the clock's zero. Which list a timer is in depends on
 // the highest group of bits in which its tick differs from the current one, tick_: the lowest
-// 8 bits choose among the lists of level 0, each of which is a single tick; each level above
+// 10 bits choose among the lists of level 0, each of which is a single tick; each level above
 // takes 6 more bits. When tick_ reaches the beginning of a list of a higher level, its timers
 // are spread over the levels below; they keep their order, and everything that is added for
 // the same ticks afterwards comes behind them. That is why timers of a tick expire in the
@@ -75,11 +75,11 @@ OwnerTimers::~OwnerTimers() {
 }
 
 static std::int64_t tick_at(std::int64_t time_ns) {
-    return std::max<std::int64_t>(time_ns, 0) / kNsPerMs;
+    return std::max<std::int64_t>(time_ns, 0) / TimerWheel::kTickNs;
 }
 
 static std::int64_t first_tick_from(std::int64_t time_ns) {
-    return tick_at(time_ns) + (time_ns > 0 && time_ns % kNsPerMs != 0 ? 1 : 0);
+    return tick_at(time_ns) + (time_ns > 0 && time_ns % TimerWheel::kTickNs != 0 ? 1 : 0);
 }
 
 TimerWheel::TimerWheel(const Options& options)
@@ -226,7 +226,7 @@ void TimerWheel::schedule(std::uint32_t index) {
         if (tick >> shift == tick_ >> shift) list = list_index(moving_level_, tick_);
     }
     append(list, index);
-    const std::int64_t due_ns = tick > INT64_MAX / kNsPerMs ? INT64_MAX : tick * kNsPerMs;
+    const std::int64_t due_ns = tick > INT64_MAX / kTickNs ? INT64_MAX : tick * kTickNs;
     if (due_ns < next_due_ns_.load()) publish_next_due();
 }
 
@@ -292,7 +292,7 @@ bool TimerWheel::find_first(Place& place) const {
         place = {moving_level_, list_index(moving_level_, tick_), tick_};
         return true;
     }
-    for (std::uint32_t word = 0; word < used_.size(); ++word) {
+    for (std::uint32_t word = list_index(0, tick_) / 64; word < used_.size(); ++word) {
         if (used_[word] == 0) continue;
         const std::uint32_t list =
             word * 64 + static_cast<std::uint32_t>(std::countr_zero(used_[word]));
@@ -313,7 +313,7 @@ bool TimerWheel::find_first(Place& place) const {
 void TimerWheel::publish_next_due() {
     Place place;
     std::int64_t due_ns = INT64_MAX;
-    if (find_first(place) && place.tick <= INT64_MAX / kNsPerMs) due_ns = place.tick * kNsPerMs;
+    if (find_first(place) && place.tick <= INT64_MAX / kTickNs) due_ns = place.tick * kTickNs;
     if (due_ns != next_due_ns_.load()) next_due_ns_.store(due_ns);
 }
 

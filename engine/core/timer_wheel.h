@@ -2,8 +2,8 @@
 //
 // Purpose:   any number of timers at a constant cost each: a hierarchical timing wheel
 //            (Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", SOSP 1987, scheme 7).
-//            Ticks of 1 ms; one wheel of 256 slots and six of 64 cover 2^44 ms, which is all
-//            that a signed 64-bit count of nanoseconds can say: nothing wraps.
+//            Ticks of 0.25 ms; one wheel of 1,024 slots and six of 64 cover 2^46 of them, which is
+//            all that a signed 64-bit count of nanoseconds can say: nothing wraps.
 // Threads:   all functions, any thread; one small mutex inside. Callbacks run without it, on
 //            the thread that called advance().
 // Ownership: a timer's state lives in the wheel. Who adds timers owns an OwnerTimers, which
@@ -21,6 +21,7 @@
 #include <mutex>
 #include <vector>
 
+#include "core/clock.h"
 #include "core/ids.h"
 
 namespace perilune {
@@ -63,6 +64,9 @@ struct TimerWheelOptions {
 class TimerWheel {
   public:
     using Options = TimerWheelOptions;
+    // The resolution. Finer than what is promised (1 ms), so that timers of several ticks may share
+    // a wake-up (WorkScheduler) and are still in time.
+    static constexpr std::int64_t kTickNs = kNsPerMs / 4;
     struct Counters {
         std::uint64_t added, expired, cancelled;  // since the start; a repetition is an expiry
         std::uint64_t refused;                    // adds that found no slot
@@ -113,8 +117,8 @@ class TimerWheel {
   private:
     static constexpr std::uint32_t kNone = 0xffffffff;
     static constexpr int kLevels = 7;
-    static constexpr int kFirstBits = 8;  // slots of level 0: 2^8
-    static constexpr int kBits = 6;       // of each other level: 2^6
+    static constexpr int kFirstBits = 10;  // slots of level 0: 2^10
+    static constexpr int kBits = 6;        // of each other level: 2^6
     static constexpr int kLists = (1 << kFirstBits) + (kLevels - 1) * (1 << kBits);
     static constexpr std::uint32_t kChunkSize = 1024;  // timers to an allocation
     static constexpr std::size_t kSpareChunks = 64;    // empty chunks kept for use

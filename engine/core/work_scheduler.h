@@ -53,6 +53,7 @@ class WorkScheduler final : public Scheduler {
     void run_one(Worker& worker, ActorCell* cell);
     void poll_if_due(Worker& worker, std::uint64_t now);
     void handle_events();
+    std::int64_t alarm_for(std::int64_t due_ns) const;
     // False when a spare has been idle long enough to retire.
     bool idle(Worker& worker);
     bool park(Worker& worker);
@@ -72,6 +73,7 @@ class WorkScheduler final : public Scheduler {
     std::atomic<bool> poller_taken_{false};
     std::atomic<bool> poller_sleeps_{false};
     std::atomic<std::int64_t> sleeps_until_{0};
+    std::int64_t timers_handled_ns_ = 0;  // when some were due last; who has the poller's place
     std::atomic<int> running_{0};  // workers that are neither parked nor waiting in the poller
     std::atomic<std::int64_t> mailbox_bytes_{0};
     std::atomic<std::uint64_t> wakes_{0};

@@ -24,6 +24,8 @@ constexpr int kScale = 10;  // fewer of everything: sanitizers are slow
 constexpr int kScale = 1;
 #endif
 
+constexpr std::int64_t kTickNs = TimerWheel::kTickNs;
+
 struct Event {
     Handle owner;
     std::uint64_t session;
@@ -75,10 +77,10 @@ TEST(TimerWheel, ATimerExpiresInTheFirstTickAtOrAfterItsTime) {
         for (const std::int64_t extra_ns : {-1ll, 0ll, 1ll}) {
             Fixture f;
             f.wheel.add(f.owner, 1, due_ms * kNsPerMs + extra_ns);
-            const std::int64_t tick = due_ms + (extra_ns > 0 ? 1 : 0);
-            f.wheel.advance(tick * kNsPerMs - 1, f.recorder);
+            const std::int64_t tick_ns = due_ms * kNsPerMs + (extra_ns > 0 ? kTickNs : 0);
+            f.wheel.advance(tick_ns - 1, f.recorder);
             EXPECT_EQ(f.recorder.events.size(), 0u) << due_ms << " " << extra_ns;
-            f.wheel.advance(tick * kNsPerMs, f.recorder);
+            f.wheel.advance(tick_ns, f.recorder);
             EXPECT_EQ(f.recorder.events.size(), 1u) << due_ms << " " << extra_ns;
             EXPECT_EQ(f.wheel.next_due_ns(), INT64_MAX);
         }
@@ -117,7 +119,7 @@ TEST(TimerWheel, ATimeThatHasPassedExpiresInTheNextTick) {
     f.wheel.add(f.owner, 2, -77);
     f.wheel.add(f.owner, 3, INT64_MIN);
     EXPECT_EQ(f.advance_ms(2000), 0u);
-    EXPECT_EQ(f.wheel.next_due_ns(), 2001 * kNsPerMs);
+    EXPECT_EQ(f.wheel.next_due_ns(), 2000 * kNsPerMs + kTickNs);
     EXPECT_EQ(f.advance_ms(2001), 3u);
     EXPECT_EQ(f.recorder.sessions(), (std::vector<std::uint64_t>{1, 2, 3}));
 }
@@ -208,7 +210,7 @@ TEST(TimerWheel, ARepeatingTimerDoesNotDrift) {
         }
         ASSERT_EQ(f.recorder.events.back().due_ns, i * period);
         ASSERT_GE(now, i * period);
-        ASSERT_LT(now, i * period + kNsPerMs);
+        ASSERT_LT(now, i * period + kTickNs);
     }
 }
 
@@ -270,7 +272,7 @@ TEST(TimerWheel, ACallbackThatAddsAnOverdueTimerForEverDoesNotHoldUpAdvance) {
     Fixture f;
     f.add_ms(1, 10);
     f.recorder.on_expired = [&](const Event&) { f.add_ms(1, 0); };
-    EXPECT_EQ(f.advance_ms(1000), 991u);  // once a tick
+    EXPECT_EQ(f.advance_ms(1000), 990u * kNsPerMs / kTickNs + 1);  // once a tick
 }
 
 TEST(TimerWheel, ASlotIsUsedAgainAfterAllOthersThatAreFree) {
@@ -348,7 +350,7 @@ class Model {
 
     void add(const Timer& timer) {
         const std::int64_t due = std::max<std::int64_t>(timer.due_ns, 0);
-        const Key key{std::max((due + kNsPerMs - 1) / kNsPerMs, tick + 1), order++};
+        const Key key{std::max((due + kTickNs - 1) / kTickNs, tick + 1), order++};
         timers.emplace(key, timer);
         by_session[timer.session] = key;
     }
@@ -361,7 +363,7 @@ class Model {
     }
     std::vector<std::uint64_t> advance(std::int64_t now_ns) {
         std::vector<std::uint64_t> sessions;
-        while (!timers.empty() && timers.begin()->first.first <= now_ns / kNsPerMs) {
+        while (!timers.empty() && timers.begin()->first.first <= now_ns / kTickNs) {
             tick = timers.begin()->first.first;
             Timer timer = timers.begin()->second;
             timers.erase(timers.begin());
@@ -373,7 +375,7 @@ class Model {
             }
             add(timer);
         }
-        tick = std::max(tick, now_ns / kNsPerMs);
+        tick = std::max(tick, now_ns / kTickNs);
         return sessions;
     }
 };
@@ -437,7 +439,7 @@ TEST(TimerWheel, AMillionRandomStepsGoAsWithASortedMap) {
             if (model.timers.empty()) {
                 ASSERT_EQ(next, INT64_MAX);
             } else {
-                ASSERT_LE(next, model.timers.begin()->first.first * kNsPerMs);
+                ASSERT_LE(next, model.timers.begin()->first.first * kTickNs);
                 ASSERT_GT(next, now);
             }
         }
