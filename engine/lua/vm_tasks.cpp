@@ -520,18 +520,22 @@ void Vm::free_callback(Callback& callback) {
 }
 
 // Many timers at once were set at all sorts of times, so that each of them is somewhere else in
-// memory: its record, and what the record leads to, is on its way while another one is called.
+// memory: the record of the fourth and what the second's leads to are on their way while another
+// one is called.
 void Vm::expect_timer(const Message& next) {
-    if (next.next != nullptr && next.next->session >= kCallbackBit) {
-        const std::uint32_t index = next.next->session & kMaxIndex;
+    const Message* second = next.next;
+    const Message* third = second == nullptr ? nullptr : second->next;
+    const Message* fourth = third == nullptr ? nullptr : third->next;
+    if (fourth != nullptr && fourth->session >= kCallbackBit) {
+        const std::uint32_t index = fourth->session & kMaxIndex;
         if (index < callbacks_.size()) __builtin_prefetch(&callbacks_[index]);
     }
-    if (const Callback* callback = find_callback(next.session)) {
-        const char* object = static_cast<const char*>(callback->object);
-        __builtin_prefetch(object);
-        __builtin_prefetch(object + 64);
-        __builtin_prefetch(object + 128);
-    }
+    const Callback* callback = second == nullptr ? nullptr : find_callback(second->session);
+    if (callback == nullptr) return;
+    const char* object = static_cast<const char*>(callback->object);
+    __builtin_prefetch(object);
+    __builtin_prefetch(object + 64);
+    __builtin_prefetch(object + 128);
 }
 
 void Vm::run_callback(Callback& callback) {
