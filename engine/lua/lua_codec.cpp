@@ -173,6 +173,17 @@ struct Packer {
         return rare_value(type, index, depth);
     }
 
+    // The same for an argument, which mostly is no table.
+    [[gnu::always_inline]] bool argument(int index) {
+        const int type = lua_type(L, index);
+        if (type == LUA_TNUMBER) {
+            write_number(out, lua_tonumber(L, index));
+            return true;
+        }
+        if (type == LUA_TSTRING) return string(index);
+        return value(index, index, 0);
+    }
+
     bool rare_value(int type, int index, int depth) {
         switch (type) {
             case LUA_TBOOLEAN: write_boolean(out, lua_toboolean(L, index) != 0); return true;
@@ -297,6 +308,16 @@ struct Unpacker {
         }
     }
 
+    // The same outside of tables, where a value mostly is a small number or a short string.
+    [[gnu::always_inline]] bool argument(const char* end) {
+        const auto tag = static_cast<unsigned char>(*cursor);
+        if (tag >= kShortString && tag < kNegative) {
+            ++cursor;
+            return string(tag - kShortString, end);
+        }
+        return value(end, 0);
+    }
+
     bool string(std::size_t size, const char* end) {
         if (static_cast<std::size_t>(end - cursor) < size) return fail(Fault::cut_off);
         lua_pushlstring(L, cursor, size);
@@ -380,7 +401,7 @@ Status pack(lua_State* L, int first, int last, PayloadWriter& out, const char* w
     Packer packer(L, out);
     for (int index = first; index <= last; ++index) {
         packer.root = index;
-        bool is_written = packer.value(index, index, 0);
+        bool is_written = packer.argument(index);
         if (is_written && out.size() > kMaxPayload) is_written = packer.too_large();
         if (!is_written) {
             const char* path = packer.path.text();
@@ -400,7 +421,7 @@ Status unpack(lua_State* L, const char* data, std::size_t size, int* count) {
         constexpr int kStep = 16;  // values for which the stack is grown at once
         if (pushed % kStep == 0 && !lua_checkstack(L, kStep + kSlotsPerLevel)) {
             unpacker.fail(Fault::too_many);
-        } else if (unpacker.value(end, 0)) {
+        } else if (unpacker.argument(end)) {
             continue;
         }
         lua_settop(L, top);

@@ -164,6 +164,29 @@ void Vm::hold(Service& service, MessagePtr message) {
     service.held->push_back(std::move(message));
 }
 
+void Vm::push_name(std::string_view name) {
+    if (name.empty() || name.size() > sizeof KnownName::text) {
+        lua_pushlstring(L_, name.data(), name.size());
+        return;
+    }
+    const auto mix = name.size() + static_cast<unsigned char>(name.front()) +
+                     2u * static_cast<unsigned char>(name.back());
+    KnownName& known = known_names_[mix % known_names_.size()];
+    if (known.size == name.size() && std::memcmp(known.text, name.data(), name.size()) == 0) {
+        lua_rawgeti(L_, LUA_REGISTRYINDEX, known.reference);
+        return;
+    }
+    lua_pushlstring(L_, name.data(), name.size());
+    lua_pushvalue(L_, -1);
+    if (known.reference == LUA_NOREF) {
+        known.reference = luaL_ref(L_, LUA_REGISTRYINDEX);
+    } else {
+        lua_rawseti(L_, LUA_REGISTRYINDEX, known.reference);
+    }
+    std::memcpy(known.text, name.data(), name.size());
+    known.size = static_cast<std::uint8_t>(name.size());
+}
+
 bool Vm::push_command(Service& service, std::string_view name) {
     if (!name.empty() && name.front() == '@') {
         if (service.events == LUA_NOREF) return false;
@@ -172,7 +195,7 @@ bool Vm::push_command(Service& service, std::string_view name) {
     } else {
         lua_rawgeti(L_, LUA_REGISTRYINDEX, service.commands);
     }
-    lua_pushlstring(L_, name.data(), name.size());
+    push_name(name);
     lua_rawget(L_, -2);
     if (lua_isfunction(L_, -1)) {
         lua_replace(L_, -2);

@@ -9,6 +9,7 @@
 // it, whatever it does, and no C++ frame lies between.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <csignal>
 #include <deque>
@@ -225,6 +226,8 @@ class Vm final : public Actor {
     bool unpack_onto(lua_State* L, const char* data, std::size_t size, int* count,
                      std::string* error);
     bool push_command(Service& service, std::string_view name);
+    // Pushes the name of a command as a string.
+    void push_name(std::string_view name);
 
     // Waits.
     Wait* find_wait(std::uint64_t session);
@@ -267,6 +270,13 @@ class Vm final : public Actor {
 
     std::vector<Wait> waits_{1};  // [0] is none
     std::uint32_t free_waits_ = 0;
+    // Names of commands as strings of Lua's, which needn't be interned for each message.
+    struct KnownName {
+        char text[15];
+        std::uint8_t size = 0;
+        int reference = LUA_NOREF;
+    };
+    std::array<KnownName, 8> known_names_;
     std::uint32_t next_generation_ = 1;
     std::vector<Callback> callbacks_{1};
     std::uint32_t free_callbacks_ = 0;
