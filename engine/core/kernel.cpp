@@ -177,6 +177,8 @@ PostResult Kernel::post_control(MessagePtr message) {
 
 void Kernel::refuse(MessagePtr message, CallOutcome outcome, std::string_view text) {
     if (is_control(message->kind) && on_control_dropped_) on_control_dropped_(*message);
+    // Who sent it has made the receiver its monitor, which nobody else would end.
+    if (message->kind == MessageKind::link) registry_.unmonitor(message->to, message->from);
     if (message->session == 0 || message->kind == MessageKind::reply ||
         message->kind == MessageKind::failure || message->kind == MessageKind::timer ||
         message->kind == MessageKind::socket || message->kind == MessageKind::work ||

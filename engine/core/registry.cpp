@@ -72,6 +72,7 @@ std::vector<Handle> Registry::remove(Handle handle) {
         if (watched != watchers_.end()) {
             told = std::move(watched->second);
             watchers_.erase(watched);
+            monitors_.fetch_sub(told.size(), std::memory_order_relaxed);
         }
     }
     const std::lock_guard lock(free_mutex_);
@@ -93,7 +94,18 @@ Status Registry::set_name(std::string_view name, Handle handle) {
         return Status::error(StatusCode::exists, "the name \"%.*s\" is taken",
                              static_cast<int>(name.size()), name.data());
     }
-    if (added) names_of_[handle].emplace_back(name);
+    if (!added) return {};
+    std::vector<std::string>& names = names_of_[handle];
+    if (names.size() >= kMaxNames) {
+        by_name_.erase(at);
+        ++names_refused_;
+        return Status::error(
+            StatusCode::too_large,
+            "a service has %zu names at most, and this one has them: let it keep a "
+            "table of its own of what else it answers to",
+            kMaxNames);
+    }
+    names.emplace_back(name);
     return {};
 }
 
@@ -120,6 +132,11 @@ std::vector<std::pair<std::string, Handle>> Registry::names() const {
     return list;
 }
 
+Registry::Counters Registry::counters() const {
+    const std::shared_lock lock(names_mutex_);
+    return {by_name_.size(), names_refused_, monitors_.load(std::memory_order_relaxed)};
+}
+
 bool Registry::monitor(Handle watcher, Handle target) {
     const std::lock_guard lock(monitors_mutex_);
     // Under the lock that remove() takes after it has cleared `live`.
@@ -127,6 +144,7 @@ bool Registry::monitor(Handle watcher, Handle target) {
     std::vector<Handle>& watchers = watchers_[target];
     if (std::find(watchers.begin(), watchers.end(), watcher) == watchers.end()) {
         watchers.push_back(watcher);
+        monitors_.fetch_add(1, std::memory_order_relaxed);
     }
     return true;
 }
@@ -136,6 +154,7 @@ bool Registry::unmonitor(Handle watcher, Handle target) {
     const auto watched = watchers_.find(target);
     if (watched == watchers_.end()) return false;
     const bool found = std::erase(watched->second, watcher) != 0;
+    if (found) monitors_.fetch_sub(1, std::memory_order_relaxed);
     if (watched->second.empty()) watchers_.erase(watched);
     return found;
 }

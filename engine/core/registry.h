@@ -61,7 +61,17 @@ class Registry {
     bool alive(Handle handle) { return find(handle) != nullptr; }
     std::size_t size() const { return size_.load(std::memory_order_relaxed); }
 
-    // Gives a name to a live service. Errors: exists, dead, invalid (empty or over 128 bytes).
+    // Names that one service may have.
+    static constexpr std::size_t kMaxNames = 64;
+    struct Counters {
+        std::size_t names;
+        std::uint64_t names_refused;  // over kMaxNames
+        std::size_t monitors;         // pairs of who is told and whose death
+    };
+    Counters counters() const;
+
+    // Gives a name to a live service. Errors: exists, dead, invalid (empty or over 128 bytes),
+    // too_large (it has kMaxNames others).
     Status set_name(std::string_view name, Handle handle);
     // The service of that name, or an empty handle.
     Handle find_name(std::string_view name) const;
@@ -105,8 +115,10 @@ class Registry {
     mutable std::shared_mutex names_mutex_;
     std::unordered_map<std::string, Handle, StringHash, std::equal_to<>> by_name_;
     std::unordered_map<Handle, std::vector<std::string>> names_of_;
+    std::uint64_t names_refused_ = 0;  // guarded by names_mutex_
 
     std::mutex monitors_mutex_;
+    std::atomic<std::size_t> monitors_{0};                      // written under monitors_mutex_
     std::unordered_map<Handle, std::vector<Handle>> watchers_;  // target -> who
 };
 

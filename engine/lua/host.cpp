@@ -436,6 +436,10 @@ Table LuaHost::node_stats() {
     put("spares_started", scheduler.spares_started);
     put("long_dispatches", scheduler.long_dispatches);
     put("interrupts", scheduler.interrupts);
+    const Registry::Counters registry = kernel_.registry().counters();
+    put("names", registry.names);
+    put("names_refused", registry.names_refused);
+    put("monitors", registry.monitors);
     put("vms", counters_.vms);
     put("jit_vms", counters_.jit_vms);
     put("jit_promotions", counters_.jit_promotions);

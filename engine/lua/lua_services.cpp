@@ -201,7 +201,9 @@ bool tie(Vm& vm, const Service& service, Handle to) {
     if (!vm.kernel().registry().alive(to)) return false;
     MessagePtr message = make_message(MessageKind::link, to, service.handle, 0);
     vm.kernel().registry().monitor(to, service.handle);
-    return vm.kernel().post(message) == PostResult::ok;
+    if (vm.kernel().post(message) == PostResult::ok) return true;
+    vm.kernel().registry().unmonitor(to, service.handle);
+    return false;
 }
 
 // core_tie(to)
@@ -220,8 +222,7 @@ int service_link(lua_State* L) {
     if (!vm.add_monitor(service, to) || !tie(vm, service, to)) {
         return luaL_error(L, "perilune.link: the service is dead");
     }
-    if (service.links == nullptr) service.links = std::make_unique<std::vector<Handle>>();
-    service.links->push_back(to);
+    vm.add_link(service, to);
     return 0;
 }
 

@@ -10,6 +10,7 @@
 #include <deque>
 #include <memory>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "core/message.h"
@@ -109,8 +110,9 @@ struct Service {
     MessagePtr start_request;
     std::unique_ptr<std::vector<std::pair<std::uint64_t, MessagePtr>>> deferred;  // by number
     std::unique_ptr<std::vector<MessagePtr>> stop_requests;
-    std::unique_ptr<std::vector<Handle>> monitors;  // services that it monitors
-    std::unique_ptr<std::vector<Handle>> links;
+    using Handles = std::unordered_set<Handle>;
+    std::unique_ptr<Handles> monitors;  // services that it monitors
+    std::unique_ptr<Handles> links;     // those of them that it is bound to
     std::size_t held_bytes = 0;
     bool orderly = false;     // it ends because it wants to, or was asked to
     std::string end_reason;   // while stopping

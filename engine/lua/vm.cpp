@@ -124,10 +124,7 @@ void Vm::dispatch(Service& service, MessagePtr message) {
         case MessageKind::socket: run_event(service, std::move(message)); break;
         case MessageKind::work: finish_wait(service, std::move(message)); break;
         case MessageKind::down: run_down(service, std::move(message)); break;
-        case MessageKind::link:
-            if (service.links == nullptr) service.links = std::make_unique<std::vector<Handle>>();
-            service.links->push_back(message->from);
-            break;
+        case MessageKind::link: add_link(service, message->from); break;
         case MessageKind::ready: break;
         case MessageKind::stop: {
             const std::string reason(message->payload());
@@ -310,9 +307,9 @@ void Vm::run_event(Service& service, MessagePtr message) {
 }
 
 void Vm::run_down(Service& service, MessagePtr message) {
-    if (service.monitors != nullptr) std::erase(*service.monitors, message->from);
+    if (service.monitors != nullptr) service.monitors->erase(message->from);
     const std::string reason(message->payload());
-    if (service.links != nullptr && std::erase(*service.links, message->from) != 0 &&
+    if (service.links != nullptr && service.links->erase(message->from) != 0 &&
         message->detail == 0) {
         begin_stop(service, "link");
         return;

@@ -101,6 +101,8 @@ class Vm final : public Actor {
     // The service hears of the other's death, once. False when it is dead already.
     bool add_monitor(Service& service, Handle target);
     bool remove_monitor(Service& service, Handle target);
+    // It ends when the other, which it monitors by now, dies in bad order.
+    void add_link(Service& service, Handle other);
 
     void lock_enter(Task& task, Lock& lock) {
         lock.owner = &task;

@@ -348,15 +348,22 @@ void Vm::tell_ended(Handle handle, std::vector<Handle> watchers, std::string_vie
 
 bool Vm::add_monitor(Service& service, Handle target) {
     if (!kernel().registry().monitor(service.handle, target)) return false;
-    if (service.monitors == nullptr) service.monitors = std::make_unique<std::vector<Handle>>();
-    std::vector<Handle>& list = *service.monitors;
-    if (std::find(list.begin(), list.end(), target) == list.end()) list.push_back(target);
+    if (service.monitors == nullptr) service.monitors = std::make_unique<Service::Handles>();
+    service.monitors->insert(target);
     return true;
 }
 
 bool Vm::remove_monitor(Service& service, Handle target) {
-    if (service.monitors != nullptr) std::erase(*service.monitors, target);
+    if (service.monitors != nullptr) service.monitors->erase(target);
     return kernel().registry().unmonitor(service.handle, target);
+}
+
+void Vm::add_link(Service& service, Handle other) {
+    // Its monitoring ends with it, so it has to know of it.
+    if (service.monitors == nullptr) service.monitors = std::make_unique<Service::Handles>();
+    service.monitors->insert(other);
+    if (service.links == nullptr) service.links = std::make_unique<Service::Handles>();
+    service.links->insert(other);
 }
 
 void Vm::sweep_dead() {

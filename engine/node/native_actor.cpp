@@ -184,7 +184,11 @@ void NativeActor::receive(MessagePtr message) {
         case MessageKind::failure: finish_call(message->session, result_of(*message)); break;
         case MessageKind::timer: timer(message->session); break;
         case MessageKind::down: down(*message); break;
-        case MessageKind::link: links_.push_back(message->from); break;
+        case MessageKind::link:
+            // It monitors the other by now, which has to end with it.
+            links_.insert(message->from);
+            monitored_.insert(message->from);
+            break;
         case MessageKind::stop: stop(std::move(message)); break;
         case MessageKind::kill: end("kill", false); break;
         case MessageKind::inspect: stats(std::move(message)); break;
@@ -196,10 +200,10 @@ void NativeActor::receive(MessagePtr message) {
 }
 
 void NativeActor::down(const Message& message) {
-    std::erase(monitored_, message.from);
+    monitored_.erase(message.from);
     const std::string reason(message.payload());
     const bool orderly = message.detail != 0;
-    if (std::erase(links_, message.from) != 0 && !orderly) {
+    if (links_.erase(message.from) != 0 && !orderly) {
         leave("link");
         return;
     }
@@ -376,9 +380,7 @@ bool NativeActor::monitor(const Receiver& service) {
     const Handle target = resolve(kernel(), service);
     if (state_ == State::dead || !target || !kernel().registry().monitor(handle_, target))
         return false;
-    if (std::find(monitored_.begin(), monitored_.end(), target) == monitored_.end()) {
-        monitored_.push_back(target);
-    }
+    monitored_.insert(target);
     return true;
 }
 

@@ -13,6 +13,7 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "core/kernel.h"
@@ -131,9 +132,9 @@ class NativeActor final : public Actor {
     std::uint64_t next_session_ = 1;
     std::unordered_map<std::uint64_t, OpenCall> calls_;
     std::unordered_map<std::uint64_t, Timer> timer_actions_;
-    std::vector<Handle> monitored_;
-    std::vector<Handle> links_;     // whose death in bad order ends this one, too
-    std::vector<Handle> watchers_;  // told when the mailbox has been answered
+    std::unordered_set<Handle> monitored_;
+    std::unordered_set<Handle> links_;  // whose death in bad order ends this one, too
+    std::vector<Handle> watchers_;      // told when the mailbox has been answered
     std::string end_reason_;
     bool end_orderly_ = false;
     std::uint64_t messages_ = 0;
