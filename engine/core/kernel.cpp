@@ -34,7 +34,9 @@ BlockingPoolOptions blocking_options(const KernelOptions& options) {
 
 // Whether the limits of a mailbox apply: only to what a service may send at will. Replies,
 // timers and socket events are bounded by what the receiver itself has asked for.
-bool is_bounded(MessageKind kind) { return kind == MessageKind::send || kind == MessageKind::call; }
+bool is_bounded(MessageKind kind) {
+    return kind == MessageKind::send || kind == MessageKind::call || kind == MessageKind::link;
+}
 
 }  // namespace
 

@@ -308,12 +308,33 @@ std::size_t SharedTree::memory() const {
 }
 
 Status SharedStore::put(std::string_view name, const char* data, std::size_t size) {
+    if (name.empty() || name.size() > kMaxName) {
+        return Status::error(StatusCode::invalid, "a name has 1 to %zu bytes, this one has %zu",
+                             kMaxName, name.size());
+    }
     Result<std::shared_ptr<const SharedTree>> tree =
         SharedTree::build(data, size, next_number_.fetch_add(1));
     if (!tree.ok()) return tree.status();
+    const std::size_t added = tree.value()->memory();
     std::shared_ptr<const SharedTree> old;  // let go of after the lock
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto place = trees_.find(name);
+    if (place == trees_.end() && trees_.size() >= kMaxNames) {
+        ++refused_;
+        return Status::error(StatusCode::too_large,
+                             "a node shares data under %zu names at most: put several tables into "
+                             "one",
+                             kMaxNames);
+    }
+    const std::size_t removed = place == trees_.end() ? 0 : place->second->memory();
+    if (bytes_ - removed + added > max_bytes_) {
+        ++refused_;
+        return Status::error(StatusCode::too_large,
+                             "a node shares %zu MB at most, and with these %zu MB it would be %zu: "
+                             "replace large tables by smaller ones",
+                             max_bytes_ >> 20, added >> 20, (bytes_ - removed + added) >> 20);
+    }
+    bytes_ = bytes_ - removed + added;
     if (place == trees_.end()) {
         trees_.emplace(std::string(name), std::move(tree.value()));
     } else {
@@ -334,8 +355,14 @@ bool SharedStore::remove(std::string_view name) {
     const auto place = trees_.find(name);
     if (place == trees_.end()) return false;
     old = std::move(place->second);
+    bytes_ -= old->memory();
     trees_.erase(place);
     return true;
+}
+
+SharedStore::Counters SharedStore::counters() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return {trees_.size(), bytes_, refused_};
 }
 
 }  // namespace perilune

@@ -118,8 +118,20 @@ class SharedTree {
 
 class SharedStore {
   public:
+    // What a node may share: names, their length, and what all trees take together.
+    static constexpr std::size_t kMaxNames = 4096;
+    static constexpr std::size_t kMaxName = 128;
+    static constexpr std::size_t kMaxBytes = std::size_t{1} << 30;
+    struct Counters {
+        std::size_t names;
+        std::size_t bytes;
+        std::uint64_t refused;  // over these limits
+    };
+
+    explicit SharedStore(std::size_t max_bytes = kMaxBytes) : max_bytes_(max_bytes) {}
+
     // Builds the tree of a payload and makes it what get(name) gives. After a failure (see
-    // SharedTree::build) the name keeps what it had.
+    // SharedTree::build; too_large: over a limit; invalid: the name) the name keeps what it had.
     Status put(std::string_view name, const char* data, std::size_t size);
 
     // The present tree under `name`, or null.
@@ -128,6 +140,8 @@ class SharedStore {
     // Forgets a name. False when it had none.
     bool remove(std::string_view name);
 
+    Counters counters() const;
+
   private:
     struct Hash {
         using is_transparent = void;
@@ -135,9 +149,12 @@ class SharedStore {
             return std::hash<std::string_view>{}(text);
         }
     };
+    const std::size_t max_bytes_;
     std::atomic<std::uint32_t> next_number_{0};
     mutable std::mutex mutex_;
     // Guarded by mutex_:
+    std::size_t bytes_ = 0;
+    std::uint64_t refused_ = 0;
     std::unordered_map<std::string, std::shared_ptr<const SharedTree>, Hash, std::equal_to<>>
         trees_;
 };

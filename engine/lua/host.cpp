@@ -181,6 +181,7 @@ bool LuaHost::service_ended(Handle handle, Vm* vm, bool was_light) {
         const std::lock_guard lock(topics_mutex_);
         const auto mine = topics_of_.find(handle);
         if (mine != topics_of_.end()) {
+            counters_.subscriptions.fetch_sub(mine->second.size(), std::memory_order_relaxed);
             for (const std::string& topic : mine->second) {
                 std::erase_if(topics_[topic],
                               [&](const Subscriber& entry) { return entry.handle == handle; });
@@ -215,28 +216,50 @@ bool LuaHost::service_ended(Handle handle, Vm* vm, bool was_light) {
 
 // --- topics ---
 
-void LuaHost::subscribe(std::string_view topic, Handle handle, std::string_view command) {
+Status LuaHost::subscribe(std::string_view topic, Handle handle, std::string_view command) {
+    for (const std::string_view name : {topic, command}) {
+        if (!name.empty() && name.size() <= kMaxTopic) continue;
+        return Status::error(StatusCode::invalid,
+                             "the name of a topic or command has 1 to %zu bytes, this one has %zu",
+                             kMaxTopic, name.size());
+    }
     const std::lock_guard lock(topics_mutex_);
+    std::vector<std::string>& mine = topics_of_[handle];
     auto found = topics_.find(topic);
-    if (found == topics_.end())
-        found = topics_.emplace(std::string(topic), std::vector<Subscriber>()).first;
-    for (Subscriber& entry : found->second) {
-        if (entry.handle == handle) {
-            entry.command = command;
-            return;
+    if (found != topics_.end()) {
+        for (Subscriber& entry : found->second) {
+            if (entry.handle == handle) {
+                entry.command = command;
+                return {};
+            }
         }
     }
+    if (mine.size() >= kMaxSubscriptions) {
+        counters_.subscriptions_refused.fetch_add(1, std::memory_order_relaxed);
+        return Status::error(
+            StatusCode::too_large,
+            "a service subscribes to %zu topics at most, and this one does: put "
+            "what tells them apart into the message, or let several services share",
+            kMaxSubscriptions);
+    }
+    if (found == topics_.end())
+        found = topics_.emplace(std::string(topic), std::vector<Subscriber>()).first;
     found->second.push_back({handle, std::string(command)});
-    topics_of_[handle].emplace_back(topic);
+    mine.emplace_back(topic);
+    counters_.subscriptions.fetch_add(1, std::memory_order_relaxed);
+    return {};
 }
 
 void LuaHost::unsubscribe(std::string_view topic, Handle handle) {
     const std::lock_guard lock(topics_mutex_);
     const auto found = topics_.find(topic);
     if (found == topics_.end()) return;
-    std::erase_if(found->second, [&](const Subscriber& entry) { return entry.handle == handle; });
+    const std::size_t erased = std::erase_if(
+        found->second, [&](const Subscriber& entry) { return entry.handle == handle; });
     if (found->second.empty()) topics_.erase(found);
+    if (erased == 0) return;
     std::erase(topics_of_[handle], topic);
+    counters_.subscriptions.fetch_sub(1, std::memory_order_relaxed);
 }
 
 int LuaHost::publish(std::string_view topic, Handle from, std::string_view payload) {
@@ -440,6 +463,13 @@ Table LuaHost::node_stats() {
     put("names", registry.names);
     put("names_refused", registry.names_refused);
     put("monitors", registry.monitors);
+    put("monitors_refused", counters_.monitors_refused);
+    put("subscriptions", counters_.subscriptions);
+    put("subscriptions_refused", counters_.subscriptions_refused);
+    const SharedStore::Counters shared = kernel_.shared().counters();
+    put("shared_names", shared.names);
+    put("shared_bytes", shared.bytes);
+    put("shared_refused", shared.refused);
     put("vms", counters_.vms);
     put("jit_vms", counters_.jit_vms);
     put("jit_promotions", counters_.jit_promotions);

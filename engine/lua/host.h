@@ -33,6 +33,9 @@ class Vm;
 inline constexpr std::uint8_t kOwnCommand = 1;
 // Registry tag of services that are scripts.
 inline constexpr std::uint8_t kLuaService = 1;
+// Topics that one service may subscribe to; how long the name of one may be, and of its command.
+inline constexpr std::size_t kMaxSubscriptions = 10'000;
+inline constexpr std::size_t kMaxTopic = 128;
 // What a service that uses none of the changed scripts answers to a reload.
 inline constexpr std::string_view kReloadSkipped = "-";
 
@@ -71,6 +74,9 @@ struct LuaHostCounters {
     std::atomic<std::uint64_t> jit_vms{0};
     std::atomic<std::uint64_t> jit_promotions{0};
     std::atomic<std::uint64_t> lua_errors{0};
+    std::atomic<std::uint64_t> monitors_refused{0};       // over kMaxMonitors
+    std::atomic<std::uint64_t> subscriptions{0};          // of topics
+    std::atomic<std::uint64_t> subscriptions_refused{0};  // over kMaxSubscriptions
     std::atomic<std::uint64_t> memory_kills{0};
     std::atomic<std::uint64_t> interrupted_requests{0};
     std::atomic<std::uint64_t> reloads{0};
@@ -105,7 +111,9 @@ class LuaHost {
     bool is_trusted(std::string_view script) const;
 
     // Topics. publish() returns to how many services it was sent.
-    void subscribe(std::string_view topic, Handle handle, std::string_view command);
+    // Errors: invalid (the name of the topic or command is empty or over kMaxTopic), too_large
+    // (the service has kMaxSubscriptions).
+    Status subscribe(std::string_view topic, Handle handle, std::string_view command);
     void unsubscribe(std::string_view topic, Handle handle);
     int publish(std::string_view topic, Handle from, std::string_view payload);
 

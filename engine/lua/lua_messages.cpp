@@ -209,8 +209,9 @@ int message_subscribe(lua_State* L) {
     std::size_t length = 0;
     const char* command = luaL_checklstring(L, 2, &length);
     Vm& vm = Vm::of(L);
-    vm.host().subscribe({topic, size}, vm.service(L).handle, {command, length});
-    return 0;
+    const Status status =
+        vm.host().subscribe({topic, size}, vm.service(L).handle, {command, length});
+    return status.ok() ? 0 : misuse(L, "perilune.subscribe: %s", status.message());
 }
 
 // unsubscribe(topic)

@@ -90,7 +90,8 @@ int service_spawn(lua_State* L) {
             lua_pop(L, 1);
         }
         PayloadWriter out;
-        const Status packed = pack(L, 2, 2, out, "options");
+        Status packed = pack(L, 2, 2, out, "options");
+        if (packed.ok() && request.monitor) packed = vm.check_monitors(*task.service);
         if (!packed.ok()) return misuse(L, "perilune.spawn: %s", packed.message());
         request.options.assign(out.data(), out.size());
         session = vm.begin_wait(task, WaitKind::call, {}, 0);
@@ -104,7 +105,7 @@ int service_spawn(lua_State* L) {
             lua_pushstring(L, status_code_name(handle.status().code()));
             failure += 2;
         } else if (request.monitor) {
-            vm.add_monitor(*task.service, handle.value());
+            (void)vm.add_monitor(*task.service, handle.value());  // there is room for it
         }
     }
     return failure != 0 ? failure : lua_yield(L, 0);
@@ -184,7 +185,11 @@ int service_find(lua_State* L) {
 int service_monitor(lua_State* L) {
     Vm& vm = Vm::of(L);
     const Handle to = check_address(L, 1);
-    lua_pushboolean(L, vm.add_monitor(vm.service(L), to) ? 1 : 0);
+    const Status status = vm.add_monitor(vm.service(L), to);
+    if (status.code() == StatusCode::too_large) {
+        return misuse(L, "perilune.monitor: %s", status.message());
+    }
+    lua_pushboolean(L, status.ok() ? 1 : 0);
     return 1;
 }
 
@@ -196,22 +201,25 @@ int service_unmonitor(lua_State* L) {
     return 1;
 }
 
-// The other is stopped when the running service dies in bad order. False when it is dead.
-bool tie(Vm& vm, const Service& service, Handle to) {
-    if (!vm.kernel().registry().alive(to)) return false;
+// The other is stopped when the running service dies in bad order. Its mailbox may be full.
+PostResult tie(Vm& vm, const Service& service, Handle to) {
+    if (!vm.kernel().registry().alive(to)) return PostResult::dead;
     MessagePtr message = make_message(MessageKind::link, to, service.handle, 0);
     vm.kernel().registry().monitor(to, service.handle);
-    if (vm.kernel().post(message) == PostResult::ok) return true;
-    vm.kernel().registry().unmonitor(to, service.handle);
-    return false;
+    const PostResult result = vm.kernel().post(message);
+    if (result != PostResult::ok) vm.kernel().registry().unmonitor(to, service.handle);
+    return result;
 }
 
-// core_tie(to)
+// core_tie(to) -> true, or false, "dead"|"overloaded"
 int service_tie(lua_State* L) {
     Vm& vm = Vm::of(L);
     const Handle to = check_address(L, 1);
-    lua_pushboolean(L, tie(vm, vm.service(L), to) ? 1 : 0);
-    return 1;
+    const PostResult result = tie(vm, vm.service(L), to);
+    lua_pushboolean(L, result == PostResult::ok ? 1 : 0);
+    if (result == PostResult::ok) return 1;
+    lua_pushstring(L, result == PostResult::dead ? "dead" : "overloaded");
+    return 2;
 }
 
 // link(to)
@@ -219,9 +227,20 @@ int service_link(lua_State* L) {
     Vm& vm = Vm::of(L);
     const Handle to = check_address(L, 1);
     Service& service = vm.service(L);
-    if (!vm.add_monitor(service, to) || !tie(vm, service, to)) {
-        return luaL_error(L, "perilune.link: the service is dead");
+    const bool monitored = service.monitors != nullptr && service.monitors->count(to) != 0;
+    if (monitored && service.links != nullptr && service.links->count(to) != 0) return 0;
+    Status status = vm.add_monitor(service, to);
+    if (status.ok()) {
+        const PostResult result = tie(vm, service, to);
+        if (result == PostResult::dead) {
+            status = Status::error(StatusCode::dead, "the service is dead");
+        } else if (result == PostResult::overloaded) {
+            status = Status::error(StatusCode::overloaded,
+                                   "the service is overloaded: its mailbox is full");
+        }
+        if (!status.ok() && !monitored) vm.remove_monitor(service, to);
     }
+    if (!status.ok()) return misuse(L, "perilune.link: %s", status.message());
     vm.add_link(service, to);
     return 0;
 }

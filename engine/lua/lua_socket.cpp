@@ -215,7 +215,7 @@ void read_options(lua_State* L, int index, const char* function, const Option (&
             if (std::strcmp(name, "tls") == 0) {
                 read_tls(L, function, own.tls);
             } else if (!read_known(L, function, name, kStreamOptions, &stream) &&
-                !read_known(L, function, name, rows, &own)) {
+                       !read_known(L, function, name, rows, &own)) {
                 bad_option(L, function, name, "no such option: another name");
             }
         }
@@ -353,8 +353,8 @@ int socket_close_websocket(lua_State* L) {
     const lua_Number code = luaL_checknumber(L, 2);
     luaL_argcheck(L, code >= 1000 && code <= 4999, 2, "a code from 1000 to 4999 expected");
     const std::string_view reason = check_bytes(L, 3);
-    return push_status(
-        L, network_of(L).close_websocket(id, static_cast<std::uint16_t>(code), reason));
+    return push_status(L,
+                       network_of(L).close_websocket(id, static_cast<std::uint16_t>(code), reason));
 }
 
 // abort(connection) -> true | nil, message, code
@@ -424,7 +424,9 @@ int socket_framing(lua_State* L) {
 
 // group_create() -> group
 int socket_group_create(lua_State* L) {
-    lua_pushnumber(L, static_cast<lua_Number>(network_of(L).group_create(self_of(L)).value));
+    const Result<GroupId> group = network_of(L).group_create(self_of(L));
+    if (!group.ok()) return misuse(L, "socket.group: %s", group.status().message());
+    lua_pushnumber(L, static_cast<lua_Number>(group.value().value));
     return 1;
 }
 

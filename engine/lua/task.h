@@ -23,6 +23,8 @@ namespace perilune {
 struct Lock;
 struct Service;
 
+inline constexpr std::size_t kMaxMonitors = 100'000;  // of one service, links among them
+
 // What a task is for, which decides what happens when it ends.
 enum class Purpose : std::uint8_t {
     command,  // answer its request, if any

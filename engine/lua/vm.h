@@ -98,8 +98,10 @@ class Vm final : public Actor {
     void reply(MessagePtr request, lua_State* L, int first);
     void reply_error(MessagePtr request, std::string_view text);
 
-    // The service hears of the other's death, once. False when it is dead already.
-    bool add_monitor(Service& service, Handle target);
+    // The service hears of the other's death, once. Errors: dead (already), too_large (it monitors
+    // kMaxMonitors others).
+    Status add_monitor(Service& service, Handle target);
+    Status check_monitors(const Service& service);
     bool remove_monitor(Service& service, Handle target);
     // It ends when the other, which it monitors by now, dies in bad order.
     void add_link(Service& service, Handle other);

@@ -346,11 +346,26 @@ void Vm::tell_ended(Handle handle, std::vector<Handle> watchers, std::string_vie
     }
 }
 
-bool Vm::add_monitor(Service& service, Handle target) {
-    if (!kernel().registry().monitor(service.handle, target)) return false;
+Status Vm::check_monitors(const Service& service) {
+    if (service.monitors == nullptr || service.monitors->size() < kMaxMonitors) return {};
+    host_.counters().monitors_refused.fetch_add(1, std::memory_order_relaxed);
+    return Status::error(StatusCode::too_large,
+                         "a service monitors %zu others at most, and this one does: let several "
+                         "services share the work",
+                         kMaxMonitors);
+}
+
+Status Vm::add_monitor(Service& service, Handle target) {
+    if (service.monitors == nullptr || service.monitors->count(target) == 0) {
+        const Status status = check_monitors(service);
+        if (!status.ok()) return status;
+    }
+    if (!kernel().registry().monitor(service.handle, target)) {
+        return Status::error(StatusCode::dead, "the service is dead");
+    }
     if (service.monitors == nullptr) service.monitors = std::make_unique<Service::Handles>();
     service.monitors->insert(target);
-    return true;
+    return {};
 }
 
 bool Vm::remove_monitor(Service& service, Handle target) {

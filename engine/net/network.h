@@ -69,7 +69,8 @@ struct NetworkCounters {
     Count closed_reset{0}, closed_slow{0}, closed_stalled{0}, closed_idle{0};
     Count closed_malformed{0}, closed_too_large{0}, closed_lost{0};
     Count closed_tls{0}, closed_handshake{0};
-    Count unsent_bytes{0};  // dropped when a connection was broken or aborted
+    Count unsent_bytes{0};               // dropped when a connection was broken or aborted
+    Count groups{0}, groups_refused{0};  // now; over kMaxGroups
 
     // Calls visit(name, value) for each.
     template <typename Visit>
@@ -102,6 +103,8 @@ struct NetworkCounters {
         PERILUNE_COUNTER(closed_tls);
         PERILUNE_COUNTER(closed_handshake);
         PERILUNE_COUNTER(unsent_bytes);
+        PERILUNE_COUNTER(groups);
+        PERILUNE_COUNTER(groups_refused);
 #undef PERILUNE_COUNTER
     }
 };
@@ -113,6 +116,7 @@ class Network {
     static constexpr std::int64_t kMaxUndelivered = 64 * 1024;
     static constexpr std::int64_t kMessageCharge = 64;
     static constexpr std::size_t kReadBuffer = 64 * 1024;  // of one system call
+    static constexpr std::size_t kMaxGroups = 16'384;      // of one owner
 
     Network(Kernel& kernel, std::unique_ptr<Transport> transport);
     ~Network();
@@ -196,7 +200,8 @@ class Network {
     // --- groups: sets of connections that are written to together ---
 
     // Lives until group_close() or the end of its owner.
-    GroupId group_create(Handle owner);
+    // Errors: too_large (it has kMaxGroups).
+    Result<GroupId> group_create(Handle owner);
     Status group_close(GroupId id);
     // Errors: not_found (group), dead (connection). Adding a member again changes nothing.
     Status group_add(GroupId id, ConnectionId member);
@@ -272,8 +277,7 @@ class Network {
     void on_stream(ConnectionId id, std::uint32_t ready);
     void on_connecting(ConnectionId id, std::uint32_t ready);
     void on_accept(ListenerId id);
-    void admit_peer(const std::shared_ptr<Listener>& listener, int descriptor,
-                    const Address& peer);
+    void admit_peer(const std::shared_ptr<Listener>& listener, int descriptor, const Address& peer);
     void pause_accept(Listener& listener, std::atomic<std::uint64_t>& counter);
     void resume_accepts();
     void read(Connection& connection);

@@ -33,11 +33,20 @@ struct Network::Group {
     }
 };
 
-GroupId Network::group_create(Handle owner) {
+Result<GroupId> Network::group_create(Handle owner) {
     const std::unique_lock lock(groups_mutex_);
+    std::vector<GroupId>& mine = group_owners_[owner];
+    if (mine.size() >= kMaxGroups) {
+        ++counters_.groups_refused;
+        return Status::error(StatusCode::too_large,
+                             "a service has %zu groups of connections at most, and this one has "
+                             "them: close those that aren't used any more",
+                             kMaxGroups);
+    }
     const GroupId id{next_group_++};
     groups_.emplace(id.value, std::make_shared<Group>(owner));
-    group_owners_[owner].push_back(id);
+    mine.push_back(id);
+    ++counters_.groups;
     return id;
 }
 
@@ -57,6 +66,7 @@ Status Network::group_close(GroupId id) {
     std::erase(owned->second, id);
     if (owned->second.empty()) group_owners_.erase(owned);
     groups_.erase(found);
+    --counters_.groups;
     return {};
 }
 
@@ -91,6 +101,7 @@ void Network::close_groups(Handle owner) {
     const auto owned = group_owners_.find(owner);
     if (owned == group_owners_.end()) return;
     for (const GroupId id : owned->second) groups_.erase(id.value);
+    counters_.groups -= owned->second.size();
     group_owners_.erase(owned);
 }
 

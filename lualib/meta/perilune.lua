@@ -57,7 +57,7 @@ function perilune.self() end
 ---and what a host program sends
 function perilune.sender() end
 
----Gives the running service a name. Raises "exists" when another has it.
+---Gives the running service a name. Raises when another has it, and when this one has 64 names.
 ---@param name string 1 to 128 bytes
 function perilune.name(name) end
 
@@ -96,9 +96,10 @@ function perilune.redirect(to, command, ...) end
 ---@return integer count services it was sent to
 function perilune.publish(topic, ...) end
 
----Has a command of this service called for each publish(topic, ...), with (topic, ...).
----@param topic string
----@param command string its name, so that a reload takes effect; often "on_..."
+---Has a command of this service called for each publish(topic, ...), with (topic, ...). Raises
+---when the service has subscribed to 10000 topics.
+---@param topic string 1 to 128 bytes
+---@param command string 1 to 128 bytes; its name, so that a reload takes effect; often "on_..."
 function perilune.subscribe(topic, command) end
 
 ---Ends a subscription; a message of the topic may still be on its way.
@@ -156,7 +157,8 @@ function perilune.time() end
 -- Life and death --------------------------------------------------------------------------------
 
 ---Has `on_down(handle, reason, orderly)` of this service called once when another dies; orderly is
----true when it ended by its own exit or was stopped.
+---true when it ended by its own exit or was stopped. Raises when the service monitors 100000
+---others, links among them.
 ---@param to integer|string
 ---@return boolean monitoring false when it is dead already
 function perilune.monitor(to) end
@@ -166,7 +168,8 @@ function perilune.monitor(to) end
 ---@return boolean ended false when it wasn't monitored
 function perilune.unmonitor(to) end
 
----Binds two services: when one dies other than by its own exit, the other is stopped.
+---Binds two services: when one dies other than by its own exit, the other is stopped. Raises when
+---the other is dead or its mailbox is full.
 ---@param to integer|string
 function perilune.link(to) end
 

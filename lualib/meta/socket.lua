@@ -114,7 +114,7 @@ function network.local_address(connection) end
 ---@return string? name
 function network.framing(connection) end
 
----Makes an empty set of connections, of the running service.
+---Makes an empty set of connections, of the running service. Raises when it has 16384.
 ---@return integer group
 function network.group_create() end
 

@@ -67,8 +67,9 @@ function services.reload(name)
 end
 
 ---Data that all services of the node read and nobody changes; one copy a node, replaced as a
----whole. Reading is `data.key`, `#data`, `pairs(data)`.
----@param name string
+---whole. Reading is `data.key`, `#data`, `pairs(data)`. A node shares data under 4096 names and
+---1024 MB of it at most; more raises.
+---@param name string 1 to 128 bytes
 ---@param value table|string? what it is from now on; or the name of a script that returns it, run
 ---anew in an empty environment: tables of a designer's, read again while players are online
 ---@return table? data nil when nothing has that name

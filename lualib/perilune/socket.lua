@@ -731,7 +731,8 @@ end
 local Group = {}
 Group.__index = Group
 
----A new group, which lives as long as this service or until close().
+---A new group, which lives as long as this service or until close(). Raises when the service has
+---16384 of them.
 ---@return perilune.socket.Group
 function socket.group() return setmetatable({ id = network.group_create() }, Group) end
 

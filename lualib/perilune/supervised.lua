@@ -21,7 +21,9 @@ local function start(index)
   for key, value in pairs(spec.spawn_options or {}) do spawn_options[key] = value end
   local handle = perilune.spawn(spec.script or spec.name, spec.options, spawn_options)
   index_of[handle], handle_of[index] = index, handle
-  tie(handle) -- whoever starts this supervisor again finds the children's names free
+  -- Whoever starts this supervisor again finds the children's names free.
+  local tied, why = tie(handle)
+  if not tied and why ~= "dead" then error(("%q is %s"):format(spec.name, why), 0) end
 end
 
 local function stop(index)

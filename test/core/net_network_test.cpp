@@ -783,7 +783,7 @@ TEST_F(NetworkTest, paused_connection_is_not_read_until_resumed) {
 TEST_F(NetworkTest, group_gets_each_message_once_and_in_order_while_members_come_and_go) {
     Service& server = service();
     const std::uint16_t port = listen(server, options(FramingKind::line));
-    const GroupId group = network().group_create(server.handle);
+    const GroupId group = network().group_create(server.handle).value();
     std::vector<std::unique_ptr<Client>> stay, go;
     for (int i = 0; i < 20; ++i) {
         stay.push_back(std::make_unique<Client>(port));

@@ -164,6 +164,30 @@ TEST(SharedTree, IsBuiltOfExactlyOneValue) {
     EXPECT_EQ(store.get("n"), nullptr);
 }
 
+TEST(SharedStore, IsBoundedInNamesAndBytes) {
+    const std::string small = encoded(Table());
+    SharedStore store(1 << 20);
+    for (std::size_t i = 0; i < SharedStore::kMaxNames; ++i) {
+        ASSERT_TRUE(store.put("name " + std::to_string(i), small.data(), small.size()).ok());
+    }
+    const std::size_t bytes = store.counters().bytes;
+    EXPECT_EQ(store.counters().names, SharedStore::kMaxNames);
+    EXPECT_EQ(store.put("one more", small.data(), small.size()).code(), StatusCode::too_large);
+    const std::string large = encoded(Table{{"text", std::string(2 << 20, 'x')}});
+    const Status status = store.put("name 0", large.data(), large.size());
+    EXPECT_EQ(status.code(), StatusCode::too_large);
+    EXPECT_NE(std::string(status.message()).find("1 MB at most"), std::string::npos);
+    EXPECT_NE(store.get("name 0"), nullptr);  // it keeps what it had
+    EXPECT_EQ(store.counters().refused, 2u);
+    EXPECT_EQ(store.counters().bytes, bytes);
+    EXPECT_TRUE(store.remove("name 0"));
+    EXPECT_LT(store.counters().bytes, bytes);
+    EXPECT_TRUE(store.put("one more", small.data(), small.size()).ok());
+    EXPECT_EQ(store.put("", small.data(), small.size()).code(), StatusCode::invalid);
+    EXPECT_EQ(store.put(std::string(129, 'x'), small.data(), small.size()).code(),
+              StatusCode::invalid);
+}
+
 TEST(SharedStore, ReadersSeeWholeVersionsWhileAWriterReplacesThem) {
     SharedStore store;
     constexpr int kVersions = 400;

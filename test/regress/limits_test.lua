@@ -56,4 +56,79 @@ for _, group in ipairs { false, "limits" } do
     end)
 end
 
+-- How many of what `add` adds, called with 1, 2, ..., a service may have; and what more raises.
+local function fill(limit, add)
+  for i = 1, limit do add(i) end
+  return tostring(test.raises(function() add(limit + 1) end))
+end
+
+test("a service has 64 names at most", function()
+  local service = perilune.spawn "services.bound"
+  local refused = counter "names_refused"
+  local text = fill(64, function(i) perilune.call(service, "name", "name " .. i) end)
+  test.ok(text:find "64 names", text)
+  test.equal(counter "names_refused", refused + 1)
+  perilune.call(service, "name", "name 1") -- one that it has
+  test.equal(perilune.find "name 65", nil)
+  perilune.stop(service)
+  test.equal(perilune.find "name 1", nil)
+end)
+
+test("a service subscribes to 10000 topics at most", function()
+  local service = perilune.spawn "services.bound"
+  local before, refused = counter "subscriptions", counter "subscriptions_refused"
+  local text = tostring(test.raises(function() perilune.call(service, "subscribe", 10001) end))
+  test.ok(text:find "10000 topics", text)
+  test.equal(counter "subscriptions", before + 10000)
+  test.equal(counter "subscriptions_refused", refused + 1)
+  perilune.call(service, "unsubscribe", 7)
+  test.equal(counter "subscriptions", before + 9999)
+  test.equal(perilune.publish "topic 8", 1)
+  perilune.stop(service)
+  test.eventually(function() return counter "subscriptions" == before end)
+  for _, name in ipairs { "", ("x"):rep(129) } do
+    test.raises(function() perilune.subscribe(name, "echo") end, "1 to 128 bytes")
+    test.raises(function() perilune.subscribe("topic", name) end, "1 to 128 bytes")
+  end
+end)
+
+test("a service has 16384 groups of connections at most", function()
+  local service = perilune.spawn "services.bound"
+  local before, refused = counter "groups", counter "groups_refused"
+  local text = tostring(test.raises(function() perilune.call(service, "groups", 16385) end))
+  test.ok(text:find "16384 groups", text)
+  test.equal(counter "groups", before + 16384)
+  test.equal(counter "groups_refused", refused + 1)
+  perilune.stop(service)
+  test.equal(counter "groups", before)
+end)
+
+test("links count in the mailbox of those that they come to", function()
+  local service = perilune.spawn("services.bound", nil, { mailbox = 8 })
+  local release = hold(service)
+  for _ = 1, 8 do
+    local other = perilune.spawn "services.bound"
+    perilune.call(other, "link", service)
+    perilune.call(other, "link", service) -- changes nothing
+  end
+  local before = counter "monitors"
+  local late = perilune.spawn "services.bound"
+  test.raises(function() perilune.call(late, "link", service) end, "overloaded")
+  test.equal(counter "monitors", before)
+  perilune.stop(late)
+  perilune.kill(service) -- and those that are linked to it
+  release()
+  test.eventually(function() return counter "monitors" == before - 16 end)
+end)
+
+test("what is shared by a node is counted, and its names have 128 bytes at most", function()
+  local names, bytes = counter "shared_names", counter "shared_bytes"
+  perilune.shared("limits", { text = ("x"):rep(100000) })
+  test.equal(counter "shared_names", names + 1)
+  test.ok(counter "shared_bytes" >= bytes + 100000)
+  perilune.shared("limits", {})
+  test.ok(counter "shared_bytes" < bytes + 10000)
+  test.raises(function() perilune.shared(("x"):rep(129), {}) end, "1 to 128 bytes")
+end)
+
 return test

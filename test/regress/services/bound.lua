@@ -1,6 +1,7 @@
 -- For tests of what services keep in the engine: it does what it is told to.
 
 local perilune = require "perilune"
+local socket = require "perilune.socket"
 
 local bound = {}
 
@@ -11,6 +12,14 @@ function bound.link(to) perilune.link(to) end
 function bound.hold(latch)
   perilune.name(latch .. " holds " .. perilune.self())
   while perilune.find(latch) do end -- luacheck: ignore
+end
+function bound.name(name) perilune.name(name) end
+function bound.subscribe(count)
+  for i = 1, count do perilune.subscribe("topic " .. i, "echo") end
+end
+function bound.unsubscribe(i) perilune.unsubscribe("topic " .. i) end
+function bound.groups(count)
+  for _ = 1, count do socket.group() end
 end
 
 return bound
