@@ -18,10 +18,10 @@ constexpr int kMaxDepth = 32;     // tables inside each other
 constexpr int kMaxIncludes = 16;  // files that include each other
 
 // Taken out of the standard libraries: what reads files or bytecode, and what could catch the
-// error that ends a file which runs for too long.
+// error that ends a file which runs for too long, as coroutine.resume does.
 constexpr const char* kRemoved = R"(
     dofile, loadfile, load, loadstring, require, module, print, newproxy = nil
-    collectgarbage, gcinfo, getfenv, setfenv, pcall, xpcall = nil
+    collectgarbage, gcinfo, getfenv, setfenv, pcall, xpcall, coroutine = nil
     string.dump = nil
 )";
 
