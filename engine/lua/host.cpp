@@ -80,19 +80,79 @@ bool LuaHost::is_trusted(std::string_view script) const {
 
 // --- starting and stopping ---
 
-ActorCell* LuaHost::create_vm(const std::string& group, std::size_t memory_bytes, Vm** vm) {
+Result<LuaHost::Member> LuaHost::create_vm(const std::string& group, std::size_t memory_bytes) {
     auto actor = std::make_unique<Vm>(*this, group,
                                       memory_bytes != 0 ? memory_bytes : options_.memory_bytes);
-    *vm = actor.get();
-    ActorCell* cell = kernel_.create_cell(std::move(actor));
+    Member member{nullptr, actor.get(), 0};
+    member.cell = kernel_.create_cell(std::move(actor));
+    Handle own;
     if (!group.empty()) {
         // Each of its services has the usual limit: one that is flooded leaves room for others.
         const KernelOptions& options = kernel_.options();
-        cell->mailbox.open(kGroupMailboxes * options.mailbox_messages,
-                           kGroupMailboxes * options.mailbox_bytes);
+        member.cell->mailbox.open(kGroupMailboxes * options.mailbox_messages,
+                                  kGroupMailboxes * options.mailbox_bytes);
+        const Result<Handle> handle = kernel_.add_service(member.cell, nullptr);
+        if (!handle.ok()) {
+            discard(member.cell);
+            return handle.status();
+        }
+        own = handle.value();
     }
-    (*vm)->set_cell(cell);
-    return cell;
+    member.vm->set_cell(member.cell, own);
+    return member;
+}
+
+void LuaHost::discard(ActorCell* cell) {
+    cell->finished = true;
+    kernel_.launch(cell);
+}
+
+Result<LuaHost::Placed> LuaHost::place_alone(const SpawnRequest& request) {
+    const Result<Member> made = create_vm("", request.memory_bytes);
+    if (!made.ok()) return made.status();
+    ActorCell* cell = made.value().cell;
+    const Result<Handle> handle = kernel_.add_service(cell, nullptr, request.mailbox, kLuaService);
+    if (handle.ok()) return Placed{handle.value(), cell, true};
+    discard(cell);
+    return handle.status();
+}
+
+Result<LuaHost::Placed> LuaHost::place_in_group(const SpawnRequest& request) {
+    // What waits for a light service is bounded on its own, before its VM's mailbox is.
+    const std::uint32_t most = request.mailbox != 0
+                                   ? request.mailbox
+                                   : static_cast<std::uint32_t>(kernel_.options().mailbox_messages);
+    // Under the lock, so that a VM which loses its last service is not chosen as it ends.
+    const std::lock_guard lock(groups_mutex_);
+    std::vector<Member>& vms = groups_[request.group];
+    const auto room = std::find_if(vms.rbegin(), vms.rend(), [&](const Member& member) {
+        return member.services < options_.group_services;
+    });
+    if (room != vms.rend()) {
+        std::swap(*room, vms.back());  // the last one is looked at first
+        const Result<Handle> handle =
+            kernel_.add_service(vms.back().cell, nullptr, most, kLuaService);
+        if (!handle.ok()) return handle.status();
+        ++vms.back().services;
+        return Placed{handle.value(), vms.back().cell, false};
+    }
+    Status status;
+    const Result<Member> made = create_vm(request.group, request.memory_bytes);
+    if (made.ok()) {
+        Member member = made.value();
+        const Result<Handle> handle = kernel_.add_service(member.cell, nullptr, most, kLuaService);
+        if (handle.ok()) {
+            ++member.services;
+            vms.push_back(member);
+            return Placed{handle.value(), member.cell, true};
+        }
+        discard(member.cell);
+        status = handle.status();
+    } else {
+        status = made.status();
+    }
+    if (vms.empty()) groups_.erase(request.group);
+    return status;
 }
 
 Result<Handle> LuaHost::spawn(const SpawnRequest& request) {
@@ -105,56 +165,24 @@ Result<Handle> LuaHost::spawn(const SpawnRequest& request) {
                              request.script.c_str());
     }
 
-    ActorCell* cell = nullptr;
-    Vm* vm = nullptr;
-    bool launch = false;
-    Result<Handle> handle = Status();
-    if (request.group.empty()) {
-        cell = create_vm("", request.memory_bytes, &vm);
-        launch = true;
-        handle = kernel_.add_service(cell, nullptr, request.mailbox, kLuaService);
-    } else {
-        // Under the lock, so that a VM which loses its last service is not chosen as it ends.
-        const std::lock_guard lock(groups_mutex_);
-        Group& group = groups_[request.group];
-        if (group.vms.empty() || group.vms.back().services >= options_.group_services) {
-            // One with room moves to the end.
-            const auto room = std::find_if(group.vms.begin(), group.vms.end(), [&](const auto& m) {
-                return m.services < options_.group_services;
-            });
-            if (room != group.vms.end()) {
-                std::swap(*room, group.vms.back());
-            } else {
-                cell = create_vm(request.group, request.memory_bytes, &vm);
-                launch = true;
-                group.vms.push_back({cell, vm, 0});
-            }
-        }
-        Group::Member& member = group.vms.back();
-        cell = member.cell;
-        // What waits for a light service is bounded on its own, before its VM's mailbox is.
-        const std::uint32_t most =
-            request.mailbox != 0 ? request.mailbox
-                                 : static_cast<std::uint32_t>(kernel_.options().mailbox_messages);
-        handle = kernel_.add_service(cell, nullptr, most, kLuaService);
-        if (handle.ok()) ++member.services;
-    }
-    if (!handle.ok()) return handle.status();
+    const Result<Placed> placed =
+        request.group.empty() ? place_alone(request) : place_in_group(request);
+    if (!placed.ok()) return placed.status();
+    const auto [handle, cell, launch] = placed.value();
     counters_.services.fetch_add(1, std::memory_order_relaxed);
 
     Status status;
     if (!request.name.empty()) {
-        status = kernel_.registry().set_name(request.name, handle.value());
+        status = kernel_.registry().set_name(request.name, handle);
     }
-    MessagePtr message =
-        make_message(status.ok() ? MessageKind::start : MessageKind::kill, handle.value(),
-                     request.from, status.ok() ? request.session : 0);
-    PayloadWriter out = message->writer();
-    wire::write_string(out, request.script);
-    out.append(request.options.data(), request.options.size());
-    message->finish(out);
-    if (request.monitor && status.ok()) {
-        kernel_.registry().monitor(request.from, handle.value());
+    MessagePtr message = make_message(status.ok() ? MessageKind::start : MessageKind::kill, handle,
+                                      request.from, status.ok() ? request.session : 0);
+    if (status.ok()) {
+        PayloadWriter out = message->writer();
+        wire::write_string(out, request.script);
+        out.append(request.options.data(), request.options.size());
+        message->finish(out);
+        if (request.monitor) kernel_.registry().monitor(request.from, handle);
     }
     // A VM that was made for it is launched even if the name was taken: it buries itself.
     (void)kernel_.post(message);
@@ -175,7 +203,7 @@ bool LuaHost::kill(Handle handle, std::string_view reason) {
     return kernel_.post_control(std::move(message)) == PostResult::ok;
 }
 
-bool LuaHost::service_ended(Handle handle, Vm* vm, bool was_light) {
+LuaHost::Remains LuaHost::service_ended(Handle handle, Vm* vm, bool was_light) {
     counters_.services.fetch_sub(1, std::memory_order_relaxed);
     {
         const std::lock_guard lock(topics_mutex_);
@@ -200,17 +228,29 @@ bool LuaHost::service_ended(Handle handle, Vm* vm, bool was_light) {
     for (const std::string& name : claimed) {
         settle_claim(name, handle, {}, "the service that was starting it has died");
     }
-    if (!was_light) return true;
+    if (!was_light) return Remains::nothing;
     const std::lock_guard lock(groups_mutex_);
     const auto found = groups_.find(vm->group());
-    if (found == groups_.end()) return true;
-    std::vector<Group::Member>& members = found->second.vms;
+    if (found == groups_.end()) return Remains::nothing;
+    std::vector<Member>& members = found->second;
     const auto member = std::find_if(members.begin(), members.end(),
-                                     [&](const Group::Member& entry) { return entry.vm == vm; });
-    if (member == members.end() || --member->services > 0) return false;
-    // One VM stays for the next service of the group: making one costs twenty times as much.
-    if (members.size() == 1) return false;
+                                     [&](const Member& entry) { return entry.vm == vm; });
+    if (member == members.end() || --member->services > 0) return Remains::used;
+    if (members.size() == 1) return Remains::idle;
     members.erase(member);
+    return Remains::nothing;
+}
+
+bool LuaHost::retire(Vm* vm) {
+    const std::lock_guard lock(groups_mutex_);
+    const auto found = groups_.find(vm->group());
+    if (found == groups_.end()) return false;
+    std::vector<Member>& members = found->second;
+    const auto member = std::find_if(members.begin(), members.end(),
+                                     [&](const Member& entry) { return entry.vm == vm; });
+    if (member == members.end() || member->services > 0) return false;
+    members.erase(member);
+    if (members.empty()) groups_.erase(found);
     return true;
 }
 

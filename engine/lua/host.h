@@ -36,6 +36,9 @@ inline constexpr std::uint8_t kLuaService = 1;
 // Topics that one service may subscribe to; how long the name of one may be, and of its command.
 inline constexpr std::size_t kMaxSubscriptions = 10'000;
 inline constexpr std::size_t kMaxTopic = 128;
+// How long a group without services keeps a VM for the next one: making one costs twenty times as
+// much as a light service.
+inline constexpr int kGroupIdleMs = 60'000;
 // What a service that uses none of the changed scripts answers to a reload.
 inline constexpr std::string_view kReloadSkipped = "-";
 
@@ -124,9 +127,13 @@ class LuaHost {
 
     // --- for VMs ---
 
-    // The service is gone: its topics and claims go, and its place in its group. True when
-    // its VM has no service left and gets no new one.
-    bool service_ended(Handle handle, Vm* vm, bool was_light);
+    // What becomes of a VM that has lost a service.
+    enum class Remains { used, idle, nothing };
+    // The service is gone: its topics and claims go, and its place in its group. `nothing`: its
+    // VM has no service left and gets no new one; `idle`: it has none, and may get one.
+    Remains service_ended(Handle handle, Vm* vm, bool was_light);
+    // The VM of a group has been idle for kGroupIdleMs. True when it gets no new service.
+    bool retire(Vm* vm);
     // One service of the reload under way is done; `problem` is "" when it runs the new script.
     void reload_done(std::string_view problem);
     // True when `vm` may turn its compiler on now; the one that had it and was idle for longest
@@ -148,13 +155,17 @@ class LuaHost {
     std::uint64_t next_vm_seed() { return kernel_.random().next() | 1; }
 
   private:
-    struct Group {
-        struct Member {
-            ActorCell* cell;
-            Vm* vm;
-            int services;
-        };
-        std::vector<Member> vms;  // the last one has room, or none has
+    // A VM of a group.
+    struct Member {
+        ActorCell* cell;
+        Vm* vm;
+        int services;
+    };
+    // A new service that its VM knows nothing of yet; a new VM has to be launched.
+    struct Placed {
+        Handle handle;
+        ActorCell* cell;
+        bool launch;
     };
     struct Subscriber {
         Handle handle;
@@ -174,7 +185,12 @@ class LuaHost {
         std::uint64_t session = 0;
     };
 
-    ActorCell* create_vm(const std::string& group, std::size_t memory_bytes, Vm** vm);
+    // A VM that nobody runs yet. Errors: unavailable (no handle for it).
+    Result<Member> create_vm(const std::string& group, std::size_t memory_bytes);
+    // Has a VM freed that was never launched.
+    void discard(ActorCell* cell);
+    Result<Placed> place_alone(const SpawnRequest& request);
+    Result<Placed> place_in_group(const SpawnRequest& request);
     void answer(Handle to, std::uint64_t session, const Values& values);
 
     Kernel& kernel_;
@@ -187,7 +203,8 @@ class LuaHost {
     std::map<std::string, Opener, std::less<>> modules_;  // constant after start
 
     std::mutex groups_mutex_;
-    std::unordered_map<std::string, Group> groups_;  // guarded by groups_mutex_
+    // Guarded by groups_mutex_. None is without a VM.
+    std::unordered_map<std::string, std::vector<Member>> groups_;
 
     std::mutex topics_mutex_;
     std::map<std::string, std::vector<Subscriber>, std::less<>> topics_;  // guarded by it

@@ -46,7 +46,15 @@ Vm::~Vm() {
     }
     host_.vm_ended(this);
     host_.counters().vms.fetch_sub(1);
-    if (ended_handle_) kernel().tell_down(ended_handle_, watchers_, ended_reason_, ended_orderly_);
+    while (!ended_.empty()) tell_next_ended();
+}
+
+void Vm::set_cell(ActorCell* cell, Handle own) {
+    cell_ = cell;
+    own_handle_ = own;
+    if (!own) return;
+    control_handle_.store(own.value);
+    limit_timer_ = std::make_unique<OwnerTimers>(own);
 }
 
 void Vm::open_state() {
@@ -84,16 +92,16 @@ Handle Vm::running_service() const { return Handle{running_handle_.load()}; }
 
 void Vm::receive(MessagePtr message) {
     // Also where the service that it was addressed to has died meanwhile.
-    if (message->kind == MessageKind::ready) ready_posted_ = false;
+    if (message->kind == MessageKind::ready && message->to != own_handle_) ready_posted_ = false;
     Service* service = find_service(message->to);
     if (service != nullptr) {
         dispatch(*service, std::move(message));
     } else if (message->kind == MessageKind::start) {
         start_service(std::move(message));
-    } else if (message->to == own_handle_ && message->kind == MessageKind::timer) {
-        check_limits();
     } else if (message->kind == MessageKind::shrink) {
         shrink();
+    } else if (message->to == own_handle_) {
+        own_message(std::move(message));
     } else {
         if (message->kind == MessageKind::kill || message->kind == MessageKind::stop) {
             const std::string_view usual = message->kind == MessageKind::kill ? "kill" : "stop";
@@ -104,6 +112,26 @@ void Vm::receive(MessagePtr message) {
     if (!ready_.empty()) run_ready();
     if ((interrupt_level_ | over_limit_) != 0) settle_hook();
     if (!dead_.empty()) sweep_dead();
+}
+
+// What a group's VM has sent to itself.
+void Vm::own_message(MessagePtr message) {
+    if (message->kind == MessageKind::ready) {
+        tell_next_ended();
+    } else if (message->kind != MessageKind::timer) {
+        kernel().refuse(std::move(message), CallOutcome::dead);  // it is no service
+    } else if (message->session == kLimitsSession) {
+        check_limits();
+    } else if (message->session == kIdleSession) {
+        idle_timer_id_ = {};
+        if (service_count_ > 0) return;
+        const std::int64_t due = idle_since_ns_ + kGroupIdleMs * kNsPerMs;
+        if (kernel().clock().now_ns() < due) {
+            arm_idle(due);  // it had a service meanwhile
+        } else if (host_.retire(this)) {
+            cell_->finished = true;
+        }
+    }
 }
 
 void Vm::dispatch(Service& service, MessagePtr message) {

@@ -38,8 +38,8 @@ class Vm final : public Actor {
         return *static_cast<VmArena*>(static_cast<Arena*>(arena))->vm;
     }
 
-    // Set once, before the cell is launched.
-    void set_cell(ActorCell* cell) { cell_ = cell; }
+    // Set once, before the cell is launched. `own`: the handle of a group's VM itself.
+    void set_cell(ActorCell* cell, Handle own);
     // When it ran last, on the coarse clock. Any thread.
     std::int64_t last_active_ns() const { return last_active_ns_.load(std::memory_order_relaxed); }
     // A service to which a control message for the whole VM may be sent. Any thread.
@@ -167,6 +167,14 @@ class Vm final : public Actor {
     static constexpr std::uint64_t kLimitsSession = 1;
     static constexpr std::uint64_t kStartSession = 2;
     static constexpr std::uint64_t kStopSession = 3;
+    static constexpr std::uint64_t kIdleSession = 4;
+    // A service that has died, and who is told.
+    struct Ended {
+        Handle handle;
+        std::vector<Handle> watchers;
+        std::string reason;
+        bool orderly;
+    };
 
     void open_state();
     static void over_limit(void* context);
@@ -222,6 +230,9 @@ class Vm final : public Actor {
     void end_unstarted(Handle handle, std::string_view reason);
     void tell_ended(Handle handle, std::vector<Handle> watchers, std::string_view reason,
                     bool orderly);
+    void own_message(MessagePtr message);
+    void tell_next_ended();
+    void arm_idle(std::int64_t due_ns);
     void sweep_dead();
     void report_error(Service& service, const char* what, std::string_view text,
                       std::string_view traceback);
@@ -288,7 +299,9 @@ class Vm final : public Actor {
     std::vector<LimitList> limits_{1};
     std::unique_ptr<OwnerTimers> limit_timer_;  // of the VM: the earliest of all limits
     TimerId limit_timer_id_;
-    Handle own_handle_;  // a group's VM: what its own timers are sent to
+    Handle own_handle_;  // a group's VM: what its own timers and messages are sent to
+    TimerId idle_timer_id_;
+    std::int64_t idle_since_ns_ = 0;  // a group's VM: when its last service died
     std::int64_t limit_timer_due_ = INT64_MAX;
 
     // Light: chunks whose prototypes the instances share.
@@ -304,11 +317,9 @@ class Vm final : public Actor {
     std::string kill_text_;             // why
     std::string kill_traceback_;        // where it was
 
-    // Told when the queue is drained: after the last answer, before nothing.
-    std::vector<Handle> watchers_;
-    Handle ended_handle_;
-    std::string ended_reason_;
-    bool ended_orderly_ = false;
+    // In the order of their deaths. Their monitors are told once what waited for them has been
+    // answered: by a message behind it in a group, else by the destructor.
+    std::deque<Ended> ended_;
     std::uint64_t next_deferred_ = 1;
     std::uint64_t charge_began_ = 0;  // light: cycles when charged_ began
     Service* charged_ = nullptr;

@@ -48,14 +48,9 @@ void Vm::start_service(MessagePtr message) {
     services_ = service;
     ++service_count_;
     if (!service->light) only_ = service;
-    if (limit_timer_ == nullptr) {
-        if (service->light) {
-            const Result<Handle> own = kernel().add_service(cell_, nullptr);
-            if (own.ok()) own_handle_ = own.value();
-        }
-        const Handle control = service->light ? own_handle_ : handle;
-        control_handle_.store(control.value);
-        limit_timer_ = std::make_unique<OwnerTimers>(control);
+    if (limit_timer_ == nullptr) {  // it is alone in its VM
+        control_handle_.store(handle.value);
+        limit_timer_ = std::make_unique<OwnerTimers>(handle);
     }
     running_handle_.store(handle.value, std::memory_order_relaxed);
     if (service->light) charge_to(service);
@@ -331,19 +326,31 @@ void Vm::end_unstarted(Handle handle, std::string_view reason) {
 
 void Vm::tell_ended(Handle handle, std::vector<Handle> watchers, std::string_view reason,
                     bool orderly) {
-    const bool light = !group_.empty();
-    const bool empty = host_.service_ended(handle, this, light);
-    if (light) {
-        kernel().tell_down(handle, watchers, reason, orderly);
-        if (empty) cell_->finished = true;
-    } else {
-        cell_->finished = true;
-        // Told by the destructor, when what waited in the mailbox has been answered.
-        watchers_ = std::move(watchers);
-        ended_handle_ = handle;
-        ended_reason_ = reason;
-        ended_orderly_ = orderly;
+    const LuaHost::Remains remains = host_.service_ended(handle, this, !group_.empty());
+    if (!watchers.empty()) {
+        ended_.push_back({handle, std::move(watchers), std::string(reason), orderly});
+        if (own_handle_) {
+            // Behind what waits for it in the mailbox. If that is closed, the destructor tells.
+            MessagePtr message = make_message(MessageKind::ready, own_handle_, {}, 0);
+            (void)kernel().post(message);
+        }
     }
+    if (remains == LuaHost::Remains::nothing) {
+        cell_->finished = true;
+    } else if (remains == LuaHost::Remains::idle) {
+        idle_since_ns_ = kernel().clock().now_ns();
+        if (!idle_timer_id_) arm_idle(idle_since_ns_ + kGroupIdleMs * kNsPerMs);
+    }
+}
+
+void Vm::tell_next_ended() {
+    const Ended ended = std::move(ended_.front());
+    ended_.pop_front();
+    kernel().tell_down(ended.handle, ended.watchers, ended.reason, ended.orderly);
+}
+
+void Vm::arm_idle(std::int64_t due_ns) {
+    idle_timer_id_ = kernel().add_timer(*limit_timer_, kIdleSession, due_ns);
 }
 
 Status Vm::check_monitors(const Service& service) {

@@ -85,6 +85,33 @@ end
 return player
 )";
 
+constexpr const char* kGroups = R"(
+local perilune = require "perilune"
+local main = {}
+local function vms() return perilune.node().counters.vms end
+function main.on_start()
+  perilune.fork(function()
+    local before = vms()
+    local function write(when) perilune.send("journal", "write", when .. ": " .. vms() - before) end
+    for i = 1, 3 do perilune.stop(perilune.spawn("room", nil, { group = "group " .. i })) end
+    perilune.sleep(59000)
+    write "kept"
+    local room = perilune.spawn("room", nil, { group = "group 1" })
+    perilune.sleep(2000)
+    write "a minute later"
+    perilune.sleep(100000)
+    write "in use"
+    perilune.stop(room)
+    perilune.sleep(59000)
+    write "kept again"
+    perilune.sleep(2000)
+    write "empty"
+    perilune.send("journal", "done")
+  end)
+end
+return main
+)";
+
 // Keeps what it is told, until it is told that all is done.
 class Journal : public NativeService {
   public:
@@ -155,6 +182,14 @@ TEST_F(SeededTest, other_seeds_give_other_orders) {
     std::set<std::vector<std::string>> orders;
     for (std::uint64_t seed = 1; seed <= 5; ++seed) orders.insert(run(seed));
     EXPECT_EQ(orders.size(), 5u);
+}
+
+TEST_F(SeededTest, a_group_keeps_a_vm_for_a_minute_after_its_last_service) {
+    folder_.write("service/main.lua", kGroups);
+    folder_.write("service/room.lua", "return {}");
+    const std::vector<std::string> expected = {"kept: 3", "a minute later: 1", "in use: 1",
+                                               "kept again: 1", "empty: 0"};
+    EXPECT_EQ(run(1), expected);
 }
 
 }  // namespace

@@ -131,4 +131,17 @@ test("what is shared by a node is counted, and its names have 128 bytes at most"
   test.raises(function() perilune.shared(("x"):rep(129), {}) end, "1 to 128 bytes")
 end)
 
+test("who monitors a light service hears of its death after the end of its calls", function()
+  local service = perilune.spawn("services.bound", nil, { group = "order" })
+  local watcher = perilune.spawn "services.bound"
+  local release = hold(service)
+  perilune.send(watcher, "watch", service)
+  test.eventually(function() return perilune.call(watcher, "calls") == 1 end)
+  perilune.kill(service)
+  release()
+  test.eventually(function() return #perilune.call(watcher, "seen") == 2 end)
+  test.equal(perilune.call(watcher, "seen"), { "dead", "down" })
+  perilune.stop(watcher)
+end)
+
 return test

@@ -22,4 +22,18 @@ function bound.groups(count)
   for _ = 1, count do socket.group() end
 end
 
+-- What it sees of a service that dies with a call of it in its mailbox.
+local seen, calls = {}, 0
+function bound.watch(service)
+  perilune.monitor(service)
+  perilune.fork(function()
+    calls = calls + 1
+    local _, raised = pcall(perilune.call, service, "echo")
+    seen[#seen + 1] = raised.code
+  end)
+end
+function bound.calls() return calls end
+function bound.seen() return seen end
+function bound.on_down() seen[#seen + 1] = "down" end
+
 return bound
