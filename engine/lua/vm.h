@@ -210,6 +210,7 @@ class Vm final : public Actor {
     void push_text(lua_State* L, const std::shared_ptr<const Script>& script, int environment,
                    bool shared = false);
     void push_modules(lua_State* L, const Service::Modules& modules, int loaded, int environment);
+    void drop_unused_chunks();
     void inspect_service(Service& service, MessagePtr request);
     void hold(Service& service, MessagePtr message);
 

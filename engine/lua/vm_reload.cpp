@@ -106,7 +106,17 @@ void Vm::reload_service(Service& service, MessagePtr request) {
             problem = reloading.problem.empty() ? "" : describe(service) + ": " + reloading.problem;
         }
     }
+    drop_unused_chunks();
     host_.reload_done(problem);
+}
+
+// Of texts that only chunks_ has still: no service runs them, and none will.
+void Vm::drop_unused_chunks() {
+    std::erase_if(chunks_, [this](const auto& entry) {
+        if (entry.first.use_count() > 1) return false;
+        luaL_unref(L_, LUA_REGISTRYINDEX, entry.second);
+        return true;
+    });
 }
 
 void Vm::run_reload(Reloading& reloading) {

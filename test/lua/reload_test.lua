@@ -381,6 +381,26 @@ test("a hundred reloads leave no more memory behind than one", function()
   end)
 end, support.is_soak and 600000 or support.patience(30000))
 
+test("texts that no service runs any more are not kept", function()
+  local functions = {}
+  for i = 1, 2000 do functions[i] = ("function service.f%d(x) return x + %d end"):format(i, i) end
+  local text = "local service = {}\nlocal VERSION = %d\n" .. table.concat(functions, "\n") .. [[
+    function service.version() return VERSION end
+    function service.kb()
+      for _ = 1, 2 do while not collectgarbage("step", 1000) do end end -- luacheck: ignore
+      return collectgarbage "count"
+    end
+    return service]]
+  with_service(text:format(0), function(service, rewrite)
+    for i = 1, 3 do rewrite(text:format(i)) end
+    local before = perilune.call(service, "kb")
+    for i = 4, 13 do rewrite(text:format(i)) end
+    local more = perilune.call(service, "kb") - before
+    test.ok(more < 2000, more) -- one takes 330
+    test.equal(perilune.call(service, "version"), 13)
+  end)
+end, support.patience(30000))
+
 test("two reloads at a time: the second says that one is under way", function()
   with_service(COUNTER, function(service, _, name)
     write(name, COUNTER_2)
