@@ -139,8 +139,9 @@ void Vm::loaded(Task* task) {
             ok = lua_pcall(co, 0, 0, 0) == 0;
         }
         current_ = nullptr;
-        if (!ok) {
-            const std::string text = error_text(co, lua_gettop(co));
+        if (!ok || killing_) {
+            const std::string text = killing_ ? kill_text_ : error_text(co, lua_gettop(co));
+            if (killing_) settle_kill();
             lua_settop(co, 0);
             give_task(task, true);
             fail_start(service, text);
