@@ -402,6 +402,7 @@ void Vm::run_timer(Service& service, MessagePtr message) {
     if (wait == nullptr || wait->task == nullptr) return;  // woken or cancelled meanwhile
     Task* task = wait->task;
     const bool token = wait->kind == WaitKind::token;
+    wait->timer = {};
     --service.timer_count;
     free_wait(task->wait);
     task->wait = 0;

@@ -264,6 +264,11 @@ std::uint32_t Vm::take_wait_slot() {
 void Vm::free_wait(std::uint32_t index) {
     Wait& wait = waits_[index];
     if (wait.list != 0) unlink_limit(index);
+    if (wait.timer) {
+        // Its message may be on its way; the session finds nothing any more.
+        kernel().cancel_timer(wait.service->timers, wait.timer);
+        --wait.service->timer_count;
+    }
     if (wait.woken_with != LUA_NOREF) luaL_unref(L_, LUA_REGISTRYINDEX, wait.woken_with);
     if (wait.kind == WaitKind::token && wait.task == nullptr) --wait.service->token_count;
     wait.kind = WaitKind::free;
@@ -359,7 +364,6 @@ bool Vm::wake(lua_State* L, Service& service, std::uint64_t token, int count) {
     if (task->thread != L && lua_checkstack(task->thread, count) == 0) {
         luaL_error(L, "core.wake: too many values");
     }
-    if (wait->timer && kernel().cancel_timer(service.timers, wait->timer)) --service.timer_count;
     free_wait(task->wait);
     task->wait = 0;
     if (task->thread != L) lua_xmove(L, task->thread, count);

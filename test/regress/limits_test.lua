@@ -2,6 +2,8 @@
 
 local perilune = require "perilune"
 local test = require "perilune.test"
+local native = require("perilune.core").native
+local new_token, wait, wake = native "core_token", native "core_wait", native "core_wake"
 
 local function counter(name)
   return test.ok(perilune.node().counters[name], name .. " isn't counted")
@@ -142,6 +144,20 @@ test("who monitors a light service hears of its death after the end of its calls
   test.eventually(function() return #perilune.call(watcher, "seen") == 2 end)
   test.equal(perilune.call(watcher, "seen"), { "dead", "down" })
   perilune.stop(watcher)
+end)
+
+test("a wait that is woken while its timer is due leaves no timer behind", function()
+  local before = perilune.stats().timers
+  for _ = 1, 20 do
+    local token = new_token()
+    perilune.fork(function() wait(token, 1) end)
+    perilune.yield()
+    local stop = perilune.now() + 4
+    while perilune.now() < stop do end -- luacheck: ignore
+    wake(token)
+    perilune.yield()
+  end
+  test.equal(perilune.stats().timers, before)
 end)
 
 return test
