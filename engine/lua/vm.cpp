@@ -179,13 +179,18 @@ void Vm::dispatch(Service& service, MessagePtr message) {
 
 void Vm::hold(Service& service, MessagePtr message) {
     if (service.held == nullptr) service.held = std::make_unique<std::vector<MessagePtr>>();
-    // They left the mailbox, so its limit no longer counts them.
-    service.held_bytes += message->weight();
-    if (service.held->size() >= kernel().options().mailbox_messages ||
-        service.held_bytes > kernel().options().mailbox_bytes) {
+    // They left the mailbox, so its limits no longer count them.
+    const KernelOptions& options = kernel().options();
+    const Registry::Slot* slot = kernel().registry().find(service.handle);
+    const std::uint64_t own = slot == nullptr ? 0 : slot->max_messages.load();
+    const std::size_t bytes = service.held_bytes + message->weight();
+    if (service.held->size() >= (own != 0 ? own : options.mailbox_messages) ||
+        bytes > options.mailbox_bytes) {
+        kernel().counters().refused_overloaded.fetch_add(1, std::memory_order_relaxed);
         kernel().refuse(std::move(message), CallOutcome::overloaded);
         return;
     }
+    service.held_bytes = bytes;
     service.held->push_back(std::move(message));
 }
 

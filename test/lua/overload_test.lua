@@ -197,4 +197,28 @@ test("a flood is refused for as long as it lasts, and the node stays small", fun
   test.ok(perilune.now() - began < support.patience(200))
 end, support.is_soak and 120000 or 30000)
 
+test("what waits for a service that starts is bounded, and one too much is no harm", function()
+  for _, group in ipairs { false, "late" } do
+    local latch = perilune.spawn("services.worker", nil, { name = "not yet" })
+    perilune.fork(perilune.spawn, "services.late", "not yet",
+      { name = "late", mailbox = 10, group = group or nil })
+    test.eventually(function() return perilune.find "late" end)
+    local function taken() return perilune.stats("late").mailbox == 0 end
+    local text = ("x"):rep(3 * 2 ^ 20) -- mailbox.mb is 4 in overload_test.config.lua
+    test.equal(perilune.send("late", "echo", text), true)
+    test.eventually(taken)
+    test.equal(test.raises(function() perilune.call("late", "echo", text) end).code, "overloaded")
+    local answers = 0
+    for i = 1, 9 do
+      perilune.fork(function() answers = answers + perilune.call("late", "echo", i) end)
+      perilune.yield()
+      test.eventually(taken)
+    end
+    test.equal(test.raises(function() perilune.call("late", "echo", 10) end).code, "overloaded")
+    perilune.kill(latch)
+    test.eventually(function() return answers == 45 end)
+    perilune.stop "late"
+  end
+end)
+
 return test
