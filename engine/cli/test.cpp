@@ -26,6 +26,7 @@ struct TestOptions {
 struct Totals {
     int passed = 0;
     int failed = 0;
+    int skipped = 0;
 };
 
 bool is_test(const fs::path& path) {
@@ -115,6 +116,12 @@ void run_file(const fs::path& file, const TestOptions& options, Totals& totals) 
         fail("run", result.message + "\n" + result.traceback);
     } else {
         for (const auto& [index, test] : result.value(1).table()) {
+            if (test["skipped"].boolean()) {
+                ++totals.skipped;
+                std::printf("skipped %s: %s (%s)\n", file.c_str(), test["name"].string().c_str(),
+                            test["message"].string().c_str());
+                continue;
+            }
             const bool ok = test["ok"].boolean();
             (ok ? totals.passed : totals.failed) += 1;
             if (!ok) report(file, test["name"].string(), test["message"].string());
@@ -148,7 +155,9 @@ int test(Arguments& arguments) {
         run_file(file, options, totals);
         std::fflush(stdout);
     }
-    std::printf("%d passed, %d failed\n", totals.passed, totals.failed);
+    std::printf("%d passed, %d failed", totals.passed, totals.failed);
+    if (totals.skipped > 0) std::printf(", %d skipped", totals.skipped);
+    std::printf("\n");
     return totals.failed == 0 ? 0 : 1;
 }
 

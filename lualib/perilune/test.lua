@@ -38,6 +38,13 @@ function test.add(name, body, limit_ms)
   registered[#registered + 1] = { name = name, body = body, limit_ms = limit_ms or 30000 }
 end
 
+---Registers a test that isn't run: it is reported as skipped, not as passed.
+---@param name string
+---@param why string
+function test.skip(name, why)
+  registered[#registered + 1] = { name = name, skipped = why }
+end
+
 setmetatable(test, { __call = function(_, ...) test.add(...) end })
 
 -- ---- values ----
@@ -172,6 +179,9 @@ local function run_within(body, ms)
 end
 
 local function run_one(entry)
+  if entry.skipped then
+    return { name = entry.name, ok = true, message = entry.skipped, skipped = true }
+  end
   local before = present()
   local ok, message = run_within(entry.body, entry.limit_ms)
   if ok then
@@ -185,7 +195,7 @@ end
 ---Runs the tests of the file, in their order.
 ---@async
 ---@param options {filter: string?}? filter: only tests whose names contain it
----@return {name: string, ok: boolean, message: string?}[] results
+---@return {name: string, ok: boolean, skipped: boolean?, message: string?}[] results
 function test.run(options)
   local filter, results = options and options.filter or "", {}
   for _, entry in ipairs(registered) do

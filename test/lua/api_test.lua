@@ -4,7 +4,7 @@ local test = require "perilune.test"
 local support = require "support"
 
 for _, module in ipairs { "messages", "tasks", "life", "data" } do
-  support.run_cases(test, "cases." .. module)
+  support.run_cases("cases." .. module)
 end
 
 return test

@@ -1,6 +1,7 @@
 -- What the tests of this folder share.
 
 local perilune = require "perilune"
+local test = require "perilune.test"
 
 local support = {}
 
@@ -29,6 +30,41 @@ function support.patience(ms)
   return support.sanitizer and ms * 10 or ms
 end
 
+---Fails where something took too long, but only in a soak, which has its machine for itself. Where
+---others use the machine too, a time proves nothing: elsewhere tests compare counts and orders, and
+---in_virtual_time.lua has the bounds of time.
+---@param ms number
+---@param limit_ms number
+---@param what string?
+function support.in_time(ms, limit_ms, what)
+  if support.is_soak then test.ok(ms <= limit_ms, ("%s: %.1f ms"):format(what or "took", ms)) end
+end
+
+---Registers a test where a condition is met, and says elsewhere that it is skipped.
+---@param condition any
+---@param why string why it is skipped
+---@return fun(name: string, body: fun(), limit_ms: integer?) test
+function support.test_if(condition, why)
+  if condition then return test.add end
+  return function(name) test.skip(name, why) end
+end
+
+local latches = 0
+
+---Holds a service up: it looks at no message until `release` is called. Its command `hold` has to
+---be that of services/worker.lua. Kill it only after the release.
+---@async
+---@param service integer
+---@return fun() release
+function support.hold(service)
+  latches = latches + 1
+  local name = "latch " .. latches
+  local latch = perilune.spawn("services.worker", nil, { name = name })
+  perilune.send(service, "hold", name)
+  test.eventually(function() return perilune.find(name .. " holds " .. service) end, 10000)
+  return function() perilune.kill(latch) end
+end
+
 ---@return table<string, integer> counters of the node
 function support.counters()
   return perilune.node().counters
@@ -54,9 +90,8 @@ end
 
 ---Registers the cases of a module once as an isolated and once as a light service: each case is
 ---run inside such a service, and finds in `support.group` what to spawn others with.
----@param test perilune.test
 ---@param module string a module that returns {name, body, limit_ms?}[]
-function support.run_cases(test, module)
+function support.run_cases(module)
   for _, group in ipairs { false, "cases" } do
     for index, case in ipairs(require(module)) do
       local limit_ms = support.patience(case[3] or 20000)

@@ -9,7 +9,7 @@ local OWN = 1
 
 local COUNT = support.scale(100000, 1000000)
 
-test(COUNT .. " timers spread over two seconds are never early, mostly in time", function()
+test(COUNT .. " timers spread over two seconds are never early", function()
   local early, lates, left = 0, {}, COUNT
   local began = perilune.now()
   local function due(at)
@@ -19,19 +19,20 @@ test(COUNT .. " timers spread over two seconds are never early, mostly in time",
     left = left - 1
   end
   -- Adding them takes a while, so they begin later.
-  local spread = support.is_soak and 20000 or support.patience(2000)
-  local first = support.is_soak and 3000 or support.patience(300)
+  local spread = support.is_soak and 20000 or 2000
+  local first = support.is_soak and 3000 or 300
   for _ = 1, COUNT do
     local delay = first + math.random() * spread
     perilune.timeout(delay, due, perilune.now() + delay)
   end
-  test.ok(perilune.now() - began < first, "adding them took too long")
+  local took = perilune.now() - began
+  -- None is called before this task waits.
   test.equal(perilune.stats().timers, OWN + COUNT)
-  test.eventually(function() return left == 0 end, first + 3 * spread)
-  test.equal(early, 0)
-  local p99 = support.percentile(lates, 0.99)
-  test.ok(p99 <= support.patience(20), ("p99 %.1f ms late, worst %.1f"):format(p99, lates[#lates]))
-end, support.is_soak and 300000 or support.patience(30000))
+  test.eventually(function() return left == 0 end, first + spread + support.patience(20000))
+  test.equal({ early, #lates, perilune.stats().timers }, { 0, COUNT, OWN })
+  support.in_time(took, first, "adding them")
+  support.in_time(support.percentile(lates, 0.99), 20, "lateness, p99")
+end, support.is_soak and 300000 or support.patience(60000))
 
 test(COUNT .. " timers of one millisecond are all called, once, never early", function()
   local calls, early, seen = 0, 0, {}
@@ -46,9 +47,9 @@ test(COUNT .. " timers of one millisecond are all called, once, never early", fu
   at = began + ms
   for number = 1, COUNT do
     -- All for the same moment, though it takes a while to add them.
-    perilune.timeout(at - perilune.now(), due, number)
+    perilune.timeout(math.max(0, at - perilune.now()), due, number)
   end
-  test.ok(perilune.now() < at, "adding them took too long")
+  support.in_time(perilune.now() - began, ms, "adding them")
   test.eventually(function() return calls == COUNT end, support.patience(20000))
   test.equal({ early, perilune.stats().timers }, { 0, OWN })
   perilune.sleep(5)
@@ -108,12 +109,12 @@ test("timers of many services are never early", function()
   end
   test.equal(early, 0)
   test.ok(#lates > #tickers)
-  local p99 = support.percentile(lates, 0.99)
-  test.ok(p99 <= support.patience(20), ("p99 %.1f ms late"):format(p99))
+  support.in_time(support.percentile(lates, 0.99), 20, "lateness, p99")
 end, support.patience(30000))
 
-test("a service may have a million timers and sleepers, not more, and keeps working", function()
-  if not support.is_soak then return end
+local test_soak = support.test_if(support.is_soak, "only in a soak")
+
+test_soak("a service may have a million timers and sleepers, not more, and keeps working", function()
   local service = perilune.spawn("services.target", nil, { memory_mb = 1024 })
   for _ = 1, 1048575 do perilune.call(service, "set_timer", 1e9, "note") end
   local raised = test.raises(function() perilune.call(service, "set_timer", 1e9, "note") end)
