@@ -3,12 +3,12 @@
 local support = require "support"
 local test = require "perilune.test"
 
--- What a run of seeded/scenario.lua prints.
-local function run(seed)
-  local command = ('"$(readlink /proc/$PPID/exe)" test %s/seeded/scenario.lua --seed %d 2>&1')
+-- What a run prints.
+local function run(seed, script)
+  local command = '"$(readlink /proc/$PPID/exe)" test %s/%s.lua --seed %d 2>&1'
   local folder = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
-  local output = io.popen(command:format(folder, seed)):read "*a"
-  test.ok(output:find "1 passed, 0 failed\n$", output:sub(-2000))
+  local output = io.popen(command:format(folder, script or "seeded/scenario", seed)):read "*a"
+  test.ok(output:find "passed, 0 failed\n$", output:sub(-2000))
   return output
 end
 
@@ -31,6 +31,13 @@ test("the same seed gives the same order of events, each time", function()
   for _ = 2, support.scale(20, 100) do
     local other = run(7)
     if other ~= first then error("they differ in " .. difference(first, other)) end
+  end
+end, support.patience(60000))
+
+test("times hold to the millisecond in virtual time", function()
+  for seed = 1, 3 do
+    local output = run(seed, "in_virtual_time")
+    test.ok(output:find "12 passed, 0 failed\n$", output:sub(-2000))
   end
 end, support.patience(60000))
 
