@@ -5,7 +5,8 @@ local support = require "support"
 local test = require "perilune.test"
 
 local MS = support.is_soak and 30000 or 1500
-local MOST_MS = support.patience(50)
+local MOST_MS = 50
+local LEAST = 10 -- calls, and timers, while it lasts
 
 -- Measures calls to a quiet service, and timers, while a body runs.
 local function check_quiet(body, group)
@@ -26,10 +27,11 @@ local function check_quiet(body, group)
   perilune.kill(quiet)
   perilune.kill(ticker)
   test.ok(result == true, result)
-  test.ok(#latencies >= 20, #latencies)
+  -- Who had to wait for what floods the worker would get one or two through: a full mailbox of
+  -- the flooded services is two seconds of work.
   for what, list in pairs { calls = latencies, timers = lates } do
-    local p99 = support.percentile(list, 0.99)
-    test.ok(p99 <= MOST_MS, ("p99 of %s: %.1f ms, worst %.1f ms"):format(what, p99, list[#list]))
+    test.ok(#list >= LEAST, ("%s: %d"):format(what, #list))
+    support.in_time(support.percentile(list, 0.99), MOST_MS, what .. ", p99")
   end
 end
 

@@ -5,7 +5,8 @@ local support = require "support"
 local test = require "perilune.test"
 
 local INTERRUPT_MS = 200 -- loops_test.config.lua
-local SLACK_MS = support.patience(800)
+local SLACK_MS = 800
+local PATIENCE_MS = support.patience(10000)
 
 -- An allocation fails in the loop, or a hook yields out of it: both are "ended after".
 local function check_ended(service, kind, began, raised)
@@ -14,12 +15,12 @@ local function check_ended(service, kind, began, raised)
   test.ok(raised.message:find "ended after 200 ms without a pause", kind .. ": " .. raised.message)
   local took = perilune.now() - began
   test.ok(took >= INTERRUPT_MS, ("%s was ended after %d ms"):format(kind, took))
-  test.ok(took < INTERRUPT_MS + SLACK_MS, ("%s was ended after %d ms"):format(kind, took))
+  support.in_time(took, INTERRUPT_MS + SLACK_MS, kind)
   -- At once, but where the loop has filled its own mailbox.
   test.eventually(function()
     local ok, value = pcall(perilune.call, service, "good", kind)
     return ok and value == kind
-  end, SLACK_MS)
+  end, PATIENCE_MS)
 end
 
 local function run_loop(service, kind)
@@ -51,21 +52,21 @@ local function kinds()
   return quick
 end
 
--- Runs a body while a bystander's timers tick.
-local function with_bystander(most_ms, body)
+-- Runs a body of so many loops, one after the other, while a bystander's timers tick.
+local function with_bystander(loops, most_ms, body)
   local ticker = perilune.spawn("services.ticker", 10)
   local ok, problem = pcall(body)
   local lates = perilune.call(ticker, "take")
   perilune.kill(ticker)
   if not ok then error(problem, 0) end
-  local p99 = support.percentile(lates, 0.99)
-  test.ok(#lates > 10)
-  test.ok(p99 <= support.patience(most_ms), ("a bystander was %.1f ms late"):format(p99))
+  -- Usually 20 during a loop. If it stood still meanwhile it would tick once or twice after it.
+  test.ok(#lates >= 4 * loops, ("a bystander ticked %d times in %d loops"):format(#lates, loops))
+  support.in_time(support.percentile(lates, 0.99), most_ms, "a bystander, p99")
 end
 
 test("loops of every kind are ended, in compiled services", function()
   local before, names = support.counters(), kinds()
-  with_bystander(100, function()
+  with_bystander(#names, 100, function()
     local service = spawn_warm()
     for _, kind in ipairs(names) do run_loop(service, kind) end
     test.equal(perilune.stats(service).errors, #names)
@@ -93,7 +94,7 @@ test("loops of every kind are ended, in light services, and their group goes on"
           answered = perilune.call(neighbour, "good", kind)
         end)
         run_loop(service, kind)
-        test.eventually(function() return answered == kind end)
+        test.eventually(function() return answered == kind end, PATIENCE_MS)
       end
       test.equal(perilune.stats(neighbour).errors, 0)
       perilune.kill(service)
@@ -115,7 +116,7 @@ test("loops on all workers don't stall the bystanders", function()
   local services = {}
   for i = 1, 3 do services[i] = spawn_warm(i == 3 and "loops" or nil) end
   -- The processor is saturated: 250 ms.
-  with_bystander(250, function()
+  with_bystander(3, 250, function()
     for _, kind in ipairs { "plain", "xpcall_loop", "tables" } do
       local tasks = {}
       for i, service in ipairs(services) do
@@ -137,7 +138,7 @@ test("a loop in on_start is ended, and the service never was", function()
         perilune.spawn("services.loops", kind, { name = "endless", group = group or nil })
       end)
       test.ok(tostring(raised):find "without a pause", tostring(raised))
-      test.ok(perilune.now() - began < INTERRUPT_MS + SLACK_MS)
+      support.in_time(perilune.now() - began, INTERRUPT_MS + SLACK_MS, kind)
       test.equal(perilune.find "endless", nil)
     end
   end
@@ -159,7 +160,7 @@ test("loops in timers, forks, on_down and after a reply are ended", function()
     local function ends(how)
       errors = errors + 1
       test.eventually(function() return perilune.stats(service).errors == errors end,
-        INTERRUPT_MS + 4 * SLACK_MS, how)
+        PATIENCE_MS, how)
       test.equal(perilune.call(service, "good", how), how)
     end
     perilune.call(service, "tick", 1)
@@ -181,10 +182,12 @@ end, support.patience(30000))
 test("a service that loops can be killed meanwhile, and is dead when the loop has ended", function()
   local service = spawn_warm()
   local outcome
-  perilune.fork(function() outcome = { pcall(perilune.call, service, "loop", "plain") } end)
-  perilune.sleep(20)
+  perilune.fork(function()
+    outcome = { pcall(perilune.call, service, "loop", "plain", "loops now") }
+  end)
+  test.eventually(function() return perilune.find "loops now" end, PATIENCE_MS)
   test.equal(perilune.kill(service), true)
-  test.eventually(function() return outcome end)
+  test.eventually(function() return outcome end, PATIENCE_MS)
   test.equal(outcome[1], false)
   test.eventually(function() return not perilune.send(service, "good") end)
 end)

@@ -6,11 +6,12 @@ local test = require "perilune.test"
 test("a service with a mailbox limit still takes messages after many control messages", function()
   for _, settings in ipairs { { group = "control" }, { mailbox = 16 } } do
     local handle = perilune.spawn("services.echo", nil, settings)
-    for _ = 1, 5 do test.equal(perilune.stats(handle).mailbox, 0) end
+    for _ = 1, 50 do test.equal(perilune.stats(handle).mailbox, 0) end
     perilune.reload("services.echo")
     test.equal(perilune.send(handle, "echo"), true)
     test.equal(perilune.call(handle, "echo", 7), 7)
-    test.equal(perilune.stats(handle).mailbox, 0)
+    -- When the turn has ended that has handled them.
+    test.eventually(function() return perilune.stats(handle).mailbox == 0 end)
     perilune.stop(handle)
   end
 end)
@@ -18,16 +19,20 @@ end)
 test("a service that is killed before it has begun never begins", function()
   for _, how in ipairs { "kill", "stop" } do
     local busy = perilune.spawn("services.echo", nil, { group = "busy" })
-    perilune.send(busy, "spin", 100)
-    perilune.sleep(20)
+    local latch = perilune.spawn("services.echo", nil, { name = "latch" })
+    perilune.send(busy, "hold", "latch")
+    test.eventually(function() return perilune.find "latch holds" end, 10000)
     local outcome
     perilune.fork(function()
       outcome = { pcall(perilune.spawn, "services.echo", nil, { group = "busy", name = "early" }) }
     end)
     perilune.yield()
     test.ok(perilune.find "early")
-    perilune[how]("early")
-    test.eventually(function() return outcome end)
+    local ended
+    perilune.fork(function() ended = perilune[how]("early") end)
+    perilune.yield()
+    perilune.stop(latch)
+    test.eventually(function() return outcome and ended end, 10000)
     test.equal(perilune.find "early", nil)
     test.equal(outcome[1], false)
     test.equal(outcome[2].code, "dead")

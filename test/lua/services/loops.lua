@@ -143,7 +143,11 @@ function loops.warm()
   return sum
 end
 
-function loops.loop(kind) kinds[kind]() end
+-- Under a name, if one is given: whoever finds it knows that the loop has begun.
+function loops.loop(kind, name)
+  if name then perilune.name(name) end
+  kinds[kind]()
+end
 function loops.good(value) return value end
 function loops.on_tick() spin() end
 function loops.on_down() spin() end

@@ -1,7 +1,10 @@
+local perilune = require "perilune"
+
 local echo = {}
 function echo.echo(...) return ... end
-function echo.spin(ms)
-  local stop = os.clock() + ms / 1000
-  while os.clock() < stop do end -- luacheck: ignore
+-- Says that it is held, by a name, and looks at nothing else while there is a service `latch`.
+function echo.hold(latch)
+  perilune.name(latch .. " holds")
+  while perilune.find(latch) do end -- luacheck: ignore
 end
 return echo
