@@ -139,7 +139,8 @@ test("a guest registers and logs in by name", function()
 end)
 
 test("who guesses passwords is locked out, with one answer for unknown and wrong", function()
-  local limits = { account_failures = 3, account_lock_ms = 300 }
+  -- How the lock ends is a test of the limits, library_test.lua.
+  local limits = { account_failures = 3, account_lock_ms = 3600000 }
   world.with({ auth = limits }, function(port)
     local guest = world.player(port)
     guest:request("auth.register", { uname = "ada", upwd = "secret1" })
@@ -152,8 +153,6 @@ test("who guesses passwords is locked out, with one answer for unknown and wrong
       for _ = 1, 3 do test.equal(try(uname, "wrong"), STATUS.invalid_params) end
       test.equal(try(uname, "secret1"), STATUS.too_fast)
     end
-    perilune.sleep(400)
-    test.equal(try("ada", "secret1"), STATUS.ok)
     player:close()
   end)
 end)

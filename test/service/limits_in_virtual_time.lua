@@ -1,0 +1,114 @@
+-- Limits of time of the gateway. In virtual time, where only they pass time, they hold to the
+-- millisecond on every machine: run with a seed by seeded_test.lua.
+local perilune = require "perilune"
+local bot = require "perilune.bot"
+local packet = require "perilune.packet"
+local test = require "perilune.test"
+local world = require "world"
+
+test("who doesn't log in in time is closed", function()
+  world.with({ gateway = { login_ms = 200 } }, function(port)
+    local started = perilune.now()
+    local silent, talking, player = world.connect(port), world.connect(port), world.player(port)
+    for _ = 1, 5 do
+      perilune.sleep(30)
+      talking:send("protocol.ping")
+    end
+    test.equal(world.wait_closed(silent), "login_timeout")
+    test.equal(world.wait_closed(talking), "login_timeout")
+    local took = perilune.now() - started
+    test.ok(took >= 200 and took < 300, took)
+    test.ok(player:request("talkroom.exit"), "who is logged in stays")
+    test.equal(world.stats().login_timeouts, 2)
+    player:close()
+  end)
+end)
+
+test("waiting for auth doesn't count as time to log in", function()
+  local waiting
+  local function on_packet(data, key)
+    if packet.header(data) == 2 then waiting = key end
+  end
+  world.with_gateway({ login_ms = 150, login_wait_ms = 5000 }, on_packet, function(port)
+    local player = world.connect(port)
+    player:send("auth.guest_login", bot.new_key())
+    perilune.sleep(400)
+    test.ok(not player.closed)
+    test.equal(perilune.call("gateway", "login", waiting, 7, 1), true)
+    perilune.sleep(200)
+    test.ok(not player.closed)
+    player:close()
+  end)
+end)
+
+test("an auth that never answers costs the connection in the end", function()
+  world.with_gateway({ login_ms = 100, login_wait_ms = 300 }, function() end, function(port)
+    local player, started = world.connect(port), perilune.now()
+    player:send("auth.guest_login", bot.new_key())
+    test.equal(world.wait_closed(player), "login_timeout")
+    local took = perilune.now() - started
+    test.ok(took >= 300 and took < 400, took)
+  end)
+end)
+
+test("a silent client is pinged, and closed when it doesn't answer", function()
+  world.with({ gateway = { ping_ms = 100 } }, function(port)
+    local answering, dead = world.player(port), world.player(port)
+    local pings = 0
+    dead.connection.on_data = function(_, data)
+      local stype, ctype = packet.header(data)
+      if stype == 0 and ctype == 2 then pings = pings + 1 end
+    end
+    test.eventually(function() return dead.closed end)
+    test.equal(pings, 2)
+    perilune.sleep(300)
+    test.ok(not answering.closed, "pong is life")
+    test.ok(answering:request("talkroom.exit"))
+    test.equal(world.stats().idle, 1)
+    answering:close()
+  end)
+end)
+
+test("a session over its rate goes on when time has passed", function()
+  world.with({ gateway = { rate = 10, burst = 5, max_strikes = 20 } }, function(port)
+    local player = world.player(port)
+    local function answers(count)
+      local names = {}
+      for i = 1, count do
+        player:send("protocol.ping")
+        names[i] = player:next()
+      end
+      return names
+    end
+    perilune.sleep(1000)
+    test.equal(answers(6), { "protocol.pong", "protocol.pong", "protocol.pong", "protocol.pong",
+      "protocol.pong", "protocol.error" })
+    perilune.sleep(199)
+    player:send("protocol.ping")
+    test.equal(player:next(), "protocol.pong", "one a tenth of a second")
+    player:close()
+  end)
+end)
+
+test("an account that is locked out is let in again in time", function()
+  world.with({ auth = { account_failures = 1, account_lock_ms = 60000 } }, function(port)
+    local player = world.player(port)
+    test.equal(player:request("auth.register", { uname = "ada", upwd = "secret1" }).status, 1)
+    player:close()
+    world.wait_for("sessions", 0)
+    player = world.connect(port)
+    local function try(upwd)
+      return player:request("auth.account_login", { uname = "ada", upwd = upwd }).status
+    end
+    test.ok(try "wrong" ~= 1)
+    player:close()
+    perilune.sleep(59000)
+    player = world.connect(port)
+    test.ok(try "secret1" ~= 1)
+    perilune.sleep(1000)
+    test.equal(try "secret1", 1)
+    player:close()
+  end)
+end, 120000)
+
+return test
