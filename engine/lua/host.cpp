@@ -7,6 +7,7 @@
 #include "lua/lua_core.h"
 #include "lua/lua_crypto.h"
 #include "lua/lua_file.h"
+#include "lua/lua_http.h"
 #include "lua/lua_packet.h"
 #include "lua/lua_socket.h"
 #include "lua/vm.h"
@@ -59,6 +60,10 @@ LuaHost::LuaHost(Kernel& kernel, Network* network, LuaHostOptions options)
     add_module("perilune.crypto", push_crypto_library);
     add_module("perilune.file",
                [this](lua_State* L) { push_file_library(L, options_.data_folder.c_str()); });
+    add_module("perilune.native.http", [](lua_State* L) {
+        push_http_library(L);
+        Vm::of(L).needs_close();  // parsers hold memory that isn't Lua's
+    });
     if (network != nullptr) add_module("perilune.native.socket", push_socket_library);
 }
 
