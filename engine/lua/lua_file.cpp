@@ -217,6 +217,28 @@ Status read_file(const char* root, std::string_view path, std::size_t most, std:
     return {};
 }
 
+// Up to `count` bytes from `from` on; fewer where the file ends.
+Status read_part(const char* root, std::string_view path, std::size_t from, std::size_t count,
+                 std::string& data) {
+    const Result<Descriptor> file = open_file(root, path, O_RDONLY);
+    if (!file.ok()) return file.status();
+    const Result<std::size_t> size = size_of(file.value(), path);
+    if (!size.ok()) return size.status();
+    data.resize(std::min(count, size.value() - std::min(from, size.value())));
+    std::size_t filled = 0;
+    while (filled < data.size()) {
+        const ssize_t got = uninterrupted([&] {
+            return ::pread(file.value().get(), data.data() + filled, data.size() - filled,
+                           static_cast<off_t>(from + filled));
+        });
+        if (got < 0) return failure(path);
+        if (got == 0) break;
+        filled += static_cast<std::size_t>(got);
+    }
+    data.resize(filled);
+    return {};
+}
+
 bool write_all(int fd, std::string_view data) {
     while (!data.empty()) {
         const ssize_t count = uninterrupted([&] { return ::write(fd, data.data(), data.size()); });
@@ -287,6 +309,7 @@ enum class Kind : std::uint8_t { none, file, folder };
 struct Found {
     Kind kind = Kind::none;
     std::size_t size = 0;
+    double modified = 0;  // seconds since 1970
 };
 
 Kind kind_of(const struct stat& info) {
@@ -303,7 +326,9 @@ Result<Found> find_file(const char* root, std::string_view path) {
     if (::fstatat(folder.value().get(), parts.name(), &info, AT_SYMLINK_NOFOLLOW) != 0) {
         return failure(path);
     }
-    return Found{kind_of(info), static_cast<std::size_t>(info.st_size)};
+    const double modified =
+        static_cast<double>(info.st_mtim.tv_sec) + static_cast<double>(info.st_mtim.tv_nsec) / 1e9;
+    return Found{kind_of(info), static_cast<std::size_t>(info.st_size), modified};
 }
 
 // Names with a zero byte after each, folders' with / before it, in the order of bytes.
@@ -405,6 +430,22 @@ int file_read(lua_State* L) {
     return 1;
 }
 
+// file.read_part(path, from, count) -> string | nil, message, code
+int file_read_part(lua_State* L) {
+    const std::string_view path = check_bytes(L, 1);
+    const lua_Number from = luaL_checknumber(L, 2);
+    const lua_Number count = luaL_checknumber(L, 3);
+    luaL_argcheck(L, from >= 0 && from <= 9007199254740991.0, 2, "an offset from 0");
+    luaL_argcheck(L, count >= 0 && count <= kDefaultRead, 3, "a size from 0 to 16777216");
+    std::string& data = push_buffer(L);
+    const Status status = read_part(root_of(L), path, static_cast<std::size_t>(from),
+                                    static_cast<std::size_t>(count), data);
+    if (!status.ok()) return push_failure(L, status);
+    lua_pushlstring(L, data.data(), data.size());
+    std::string().swap(data);
+    return 1;
+}
+
 // file.write(path, data) -> true | nil, message, code
 int file_write(lua_State* L) {
     const std::string_view path = check_bytes(L, 1);
@@ -464,13 +505,30 @@ int file_size(lua_State* L) {
     return 1;
 }
 
+// file.info(path) -> {kind, size, modified} | nil, message, code
+int file_info(lua_State* L) {
+    const std::string_view path = check_bytes(L, 1);
+    const Result<Found> found = find_file(root_of(L), path);
+    if (!found.ok()) return push_failure(L, found.status());
+    if (found.value().kind == Kind::none) return push_failure(L, invalid(path, "not a file"));
+    lua_createtable(L, 0, 3);
+    lua_pushstring(L, found.value().kind == Kind::file ? "file" : "folder");
+    lua_setfield(L, -2, "kind");
+    lua_pushnumber(L, static_cast<lua_Number>(found.value().size));
+    lua_setfield(L, -2, "size");
+    lua_pushnumber(L, found.value().modified);
+    lua_setfield(L, -2, "modified");
+    return 1;
+}
+
 }  // namespace
 
 void push_file_library(lua_State* L, const char* data_folder) {
     static constexpr luaL_Reg kFunctions[] = {
-        {"read", file_read},     {"write", file_write}, {"append", file_append},
-        {"remove", file_remove}, {"mkdir", file_mkdir}, {"list", file_list},
-        {"exists", file_exists}, {"size", file_size},
+        {"read", file_read},           {"write", file_write}, {"append", file_append},
+        {"remove", file_remove},       {"mkdir", file_mkdir}, {"list", file_list},
+        {"exists", file_exists},       {"size", file_size},   {"info", file_info},
+        {"read_part", file_read_part},
     };
     lua_createtable(L, 0, static_cast<int>(std::size(kFunctions)));
     lua_pushstring(L, data_folder);

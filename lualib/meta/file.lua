@@ -71,6 +71,27 @@ function file.exists(path) end
 ---@return string? code
 function file.size(path) end
 
+---@class perilune.FileInfo
+---@field kind "file"|"folder"
+---@field size integer bytes
+---@field modified number when it was written last, in seconds since 1970
+
+---What there is to know of a file or folder.
+---@param path string
+---@return perilune.FileInfo? info
+---@return string? message
+---@return string? code
+function file.info(path) end
+
+---A part of a file, which may be of any size.
+---@param path string
+---@param from integer how many bytes come before it
+---@param count integer how many bytes are read, at most 16 MB
+---@return string? data shorter where the file ends, or empty
+---@return string? message
+---@return string? code
+function file.read_part(path, from, count) end
+
 ---Makes a folder, and those above it. It may be there already.
 ---@param path string
 ---@return true? made

@@ -1,5 +1,6 @@
 -- perilune.file; what needs links and pipes is in test/core/file_test.cpp.
 
+local perilune = require "perilune"
 local test = require "perilune.test"
 local file = require "perilune.file"
 
@@ -127,6 +128,24 @@ test("what is no string raises", function()
     test.raises(function() file[name]() end, "string expected")
   end
   test.raises(function() file.write "a" end, "string expected")
+end)
+
+in_folder("parts of files, and what there is to know of them", function()
+  assert(file.mkdir "parts")
+  assert(file.write("parts/a", "0123456789"))
+  test.equal(file.read_part("parts/a", 0, 4), "0123")
+  test.equal(file.read_part("parts/a", 8, 4), "89")
+  test.equal(file.read_part("parts/a", 10, 4), "")
+  test.equal(file.read_part("parts/a", 1e15, 4), "")
+  test.equal(select(3, file.read_part("parts/b", 0, 4)), "not_found")
+  local info = assert(file.info "parts/a")
+  test.equal({ info.kind, info.size }, { "file", 10 })
+  test.ok(math.abs(info.modified - perilune.time()) < 3600)
+  test.equal(assert(file.info "parts").kind, "folder")
+  test.equal(select(3, file.info "parts/b"), "not_found")
+  test.equal(select(3, file.info "../parts"), "invalid")
+  assert(file.remove "parts/a")
+  assert(file.remove "parts")
 end)
 
 return test
