@@ -6,6 +6,7 @@
 #include "lua/lua_codec.h"
 #include "lua/lua_core.h"
 #include "lua/lua_crypto.h"
+#include "lua/lua_dns.h"
 #include "lua/lua_file.h"
 #include "lua/lua_http.h"
 #include "lua/lua_packet.h"
@@ -60,6 +61,7 @@ LuaHost::LuaHost(Kernel& kernel, Network* network, LuaHostOptions options)
     add_module("perilune.crypto", push_crypto_library);
     add_module("perilune.file",
                [this](lua_State* L) { push_file_library(L, options_.data_folder.c_str()); });
+    add_module("perilune.native.dns", push_dns_library);
     add_module("perilune.native.http", [](lua_State* L) {
         push_http_library(L);
         Vm::of(L).needs_close();  // parsers hold memory that isn't Lua's
