@@ -370,6 +370,10 @@ function socket.adopt(callbacks)
   state_of_service().adopt = own
 end
 
+---For libraries on top of this one, whose files are shared by the light services of a VM.
+---@return table state of the running service, for fields of their own
+function socket.state() return state_of_service() end
+
 ---The node's counters of connections.
 ---@return table<string, integer> counters by name: open, accepted, bytes_in, closed_slow, ...
 function socket.stats() return network.stats() end

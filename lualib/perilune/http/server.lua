@@ -1,0 +1,463 @@
+---@class perilune.http.server
+-- Connections of an HTTP server: a task for each reads requests, one for each request answers.
+local server = {}
+
+local core = require "perilune.core"
+local files = require "perilune.http.files"
+local message = require "perilune.http.message"
+local native = require "perilune.native.http"
+local perilune = require "perilune"
+local responses = require "perilune.http.response"
+local routes = require "perilune.http.routes"
+local socket = require "perilune.socket"
+local url = require "perilune.http.url"
+
+local now, commands = core.native "now", core.commands
+local new_token, wait, wake, watch =
+  core.native "core_token", core.native "core_wait", core.native "core_wake",
+  core.native "core_watch"
+
+---@class perilune.http.ListenOptions
+---@field host string? as of socket.listen; default "127.0.0.1"
+---@field port integer? default 0: the system chooses
+---@field tls perilune.socket.TlsOptions? certificate and key
+---@field routes table<string, perilune.http.Route|perilune.http.Handler>? "GET /users/:id" = f
+---@field on_request perilune.http.Handler? for what no route takes; default: 404
+---@field static table<string, string|perilune.http.Mount>? path = folder below the data folder
+---@field max_body integer? bytes of a request's body; default 1 MB
+---@field max_header_bytes integer? of a request; default 16384
+---@field max_headers integer? default 100
+---@field max_target integer? bytes of path and query; default 8192
+---@field header_ms integer? how long all of the head may take; default 10000
+---@field body_ms integer? the same of the body; default 30000
+---@field handler_ms integer? the same of a handler, then 503; default 30000
+---@field keep_alive_ms integer? how long a connection waits for a request; default 60000; 0: each
+---has one
+---@field max_connections integer? as of socket.listen, like the ones below
+---@field max_per_address integer?
+---@field backlog integer?
+---@field stall_ms integer?
+
+-- Type and default of each option.
+local OPTIONS = {
+  host = { "string" }, port = { "number" }, tls = { "table" }, routes = { "table" },
+  on_request = { "handler" }, static = { "table" }, max_body = { "number", 1024 * 1024 },
+  max_header_bytes = { "number", 16 * 1024 }, max_headers = { "number", 100 },
+  max_target = { "number", 8 * 1024 }, header_ms = { "number", 10000 },
+  body_ms = { "number", 30000 }, handler_ms = { "number", 30000 },
+  keep_alive_ms = { "number", 60000 }, max_connections = { "number" },
+  max_per_address = { "number" }, backlog = { "number" }, stall_ms = { "number" },
+}
+local OF_THE_SOCKET = {
+  "host", "port", "tls", "max_connections", "max_per_address", "backlog", "stall_ms",
+}
+
+local INTERNAL_ERROR = 1011 -- RFC 6455: a server can't go on
+
+-- Requests -------------------------------------------------------------------------------------
+
+---@class perilune.http.Request
+---@field method string
+---@field target string as it came
+---@field path string of the target, encoded
+---@field query_string string? of the target, encoded
+---@field version "1.0"|"1.1"
+---@field headers table<string, string> by lower-case name; set-cookie is a list
+---@field body string "" when there is none
+---@field trailers table<string, string>? headers behind a chunked body
+---@field params table<string, string> of the route, decoded
+---@field address string of the peer
+---@field keep_alive boolean
+---@field upgrade boolean it asks for another protocol
+---@field connection perilune.socket.Connection
+local Request = {}
+Request.__index = Request
+
+---The fields of the query.
+---@return table<string, string>? fields of a repeated name the first
+---@return table|string list all of them in their order; or a message
+---@return string? code
+function Request:query() return url.parse_query(self.query_string or "") end
+
+---The fields of a form that was posted.
+---@return table<string, string>? fields of a repeated name the first
+---@return table|string list all of them in their order; or a message
+---@return string? code "unsupported" (another content type), "invalid", "too_large"
+function Request:form()
+  local kind = (self.headers["content-type"] or ""):lower():match "^%s*([^;%s]*)"
+  if kind ~= "application/x-www-form-urlencoded" then
+    return nil, ("a form is application/x-www-form-urlencoded, not %q"):format(kind), "unsupported"
+  end
+  return url.parse_query(self.body)
+end
+
+---The body as JSON.
+---@return any value nil when it isn't JSON
+---@return string? message
+---@return string? code "invalid"
+function Request:json() return message.decode_json(self.body) end
+
+---The cookies.
+---@return table<string, string> values by name; of a repeated one the first
+function Request:cookies()
+  local cookies = {}
+  for name, value in (self.headers.cookie or ""):gmatch "%s*([^=;%s]+)=([^;]*)" do
+    if cookies[name] == nil then cookies[name] = value:match '^"?(.-)"?%s*$' end
+  end
+  return cookies
+end
+
+-- Where path and query are in a target; nil for one that is neither a path nor a URL.
+local function split_target(target)
+  if target:sub(1, 1) ~= "/" and target ~= "*" then
+    local parts = url.parse(target)
+    if not parts then return nil end
+    return parts.path, parts.query
+  end
+  local path, mark, query = target:match "^([^?]*)(%??)(.*)$"
+  return path, mark ~= "" and query or nil
+end
+
+-- For websocket.accept: the connection stops being HTTP's. False when something has come behind the
+-- request: who asks for an upgrade has to wait for the answer.
+function Request:_upgrade()
+  local session = self._session
+  local connection = session.connection
+  if session.data or connection._frames or connection._text then return false end
+  self._upgraded = true
+  session.settings.sessions[connection.id] = nil
+  return true
+end
+
+---@return perilune.http.Request? nil when its target can't be
+local function new_request(session, head)
+  local path, query = split_target(head.target)
+  if not path then return nil end
+  head.path, head.query_string, head.params, head.body = path, query, {}, ""
+  head.connection, head.address = session.connection, session.connection.address
+  head._session = session
+  return setmetatable(head, Request)
+end
+
+-- Sessions: what a connection is while it speaks HTTP ------------------------------------------
+
+-- The next event of the parser; reads what it takes. nil, message, code, status when it can't be.
+---@async
+local function next_event(session, deadline)
+  while true do
+    if session.data then
+      local event, at, value, status = session.parser:feed(session.data, session.at)
+      if not event then return nil, at, value, status end
+      if event ~= "more" then
+        session.at = at
+        return event, value
+      end
+      session.data = nil
+    end
+    local left = deadline - now()
+    if left <= 0 then return nil, "too slow", "timeout", 408 end
+    local data, why, code = session.connection:read("any", math.ceil(left))
+    if not data then return nil, why, code, code == "timeout" and 408 or nil end
+    session.data, session.at = data, 1
+  end
+end
+
+-- Waits for the first byte of a request. False when none comes.
+---@async
+local function await_request(session, ms)
+  if session.data then return true end
+  session.idle = true
+  local data = session.connection:read("any", ms)
+  session.idle = false
+  if not data then return false end
+  session.data, session.at = data, 1
+  return true
+end
+
+---@async
+local function read_body(session, request, limit, deadline)
+  session.parser:limit_body(limit)
+  local parts = {}
+  while true do
+    local event, value, code, status = next_event(session, deadline)
+    if not event then return nil, value, code, status end
+    if event == "end" then
+      request.trailers = value
+      break
+    end
+    parts[#parts + 1] = value
+  end
+  if session.at > #session.data then session.data = nil end
+  request.body = table.concat(parts)
+  return true
+end
+
+-- A request that can't be answered by a handler ends the connection, since what follows it
+-- can't be told apart.
+local function refuse(session, status, text)
+  local request = { method = "GET", version = "1.1" }
+  local response = responses.new(request, session.connection, false)
+  response:send(text or message.status_text(status), status)
+end
+
+-- "100-continue" is answered; 417 for other expectations.
+local function meet_expectation(session, request, limit)
+  local expectation = request.headers.expect
+  if not expectation or request.version == "1.0" then return true end
+  if expectation:lower() ~= "100-continue" then return nil, "only 100-continue is known", 417 end
+  if request.length and request.length > limit then
+    return nil, ("a body of %.0f bytes: the limit is %.0f"):format(request.length, limit), 413
+  end
+  if request.chunked or (request.length or 0) > 0 then
+    session.connection:write "HTTP/1.1 100 Continue\r\n\r\n"
+  end
+  return true
+end
+
+-- What handles a request: a route, or the status of a refusal.
+local function find_route(settings, request)
+  if request.path == "*" then return nil, request.method == "OPTIONS" and 204 or 400 end
+  local route, parameters, allow = settings.tree:find(request.method, request.path)
+  if route then
+    request.params = parameters
+    return route
+  end
+  if parameters == "invalid" then return nil, 400 end
+  if settings.fallback then return settings.fallback end
+  if parameters == "not_allowed" then
+    return nil, request.method == "OPTIONS" and 204 or 405, allow
+  end
+  return nil, 404
+end
+
+local function traceback(problem) return debug.traceback(tostring(problem), 2) end
+
+-- A handler that goes on with an upgraded connection has nobody who waits for its end.
+local function fail_upgraded(request, problem)
+  perilune.log.error("%s %s: %s", request.method, request.path, problem)
+  if not request.connection.closed then
+    request.connection:close_websocket(INTERNAL_ERROR, "internal error")
+  end
+end
+
+-- In a task of its own, so that one that never ends doesn't take the connection with it.
+local function run_handler(token, handler, request, response)
+  watch(token)
+  if type(handler) == "string" then
+    local found = commands()[handler]
+    if not found then return wake(token, false, ("there is no function %q"):format(handler)) end
+    handler = found
+  end
+  local ok, body, also, headers = xpcall(handler, traceback, request, response)
+  if not ok and request._upgraded then fail_upgraded(request, body) end
+  wake(token, ok, body, also, headers)
+end
+
+-- Sends what a handler returned, unless it has sent a response by itself.
+---@async
+local function send_returned(response, body, also, headers)
+  if response.closed then return end
+  if response._begun then
+    response:finish()
+    return
+  end
+  if type(body) == "number" then
+    response.status = body
+    body = also
+    for name, value in pairs(headers or {}) do response:set(name, value) end
+  elseif body == nil and response.status == 200 then
+    response.status = 204
+  end
+  response:send(body)
+end
+
+-- The handler failed: a response that has begun can only be cut off.
+---@async
+local function send_failure(response, status)
+  if response.closed and not response._begun then return end
+  if response._begun then
+    if not response.closed then response:_abort() end
+    return
+  end
+  response:_forget()
+  response:close_after()
+  response:send(message.status_text(status), status)
+end
+
+---@async
+local function handle(session, request, response, route)
+  local token = new_token()
+  perilune.fork(run_handler, token, route.handler, request, response)
+  local ok, body, also, headers = wait(token, route.handler_ms or session.settings.handler_ms)
+  if request._upgraded then return end
+  if ok then
+    ok, body = xpcall(send_returned, traceback, response, body, also, headers)
+    if ok then return end
+  elseif ok == nil and body == "timeout" then
+    perilune.log.error("%s %s: took too long", request.method, request.path)
+    send_failure(response, 503)
+    response.closed = true
+    return
+  end
+  perilune.log.error("%s %s: %s", request.method, request.path, tostring(body))
+  send_failure(response, 500)
+end
+
+-- Reads a request with its body. nil: the connection is to be closed, after a refusal if there is
+-- somebody to read it.
+---@async
+local function read_request(session)
+  local settings = session.settings
+  local deadline = now() + settings.header_ms
+  local event, head, _, status = next_event(session, deadline)
+  if not event then return status and refuse(session, status, status ~= 408 and head or nil) end
+  local request = new_request(session, head)
+  if not request then return refuse(session, 400, "the target is no path") end
+  local route, refusal, allow = find_route(settings, request)
+  local limit = route and route.max_body or settings.max_body
+  local expected, why, code = meet_expectation(session, request, limit)
+  if not expected then return refuse(session, code, why) end
+  local read, text, _, problem =
+    read_body(session, request, limit, now() + settings.body_ms)
+  if not read then return problem and refuse(session, problem, problem ~= 408 and text or nil) end
+  return request, route, refusal, allow
+end
+
+-- Answers one request. Whether the connection goes on.
+---@async
+local function serve_one(session, first)
+  local settings = session.settings
+  if not await_request(session, first and settings.header_ms or settings.keep_alive_ms) then
+    return false
+  end
+  local request, route, refusal, allow = read_request(session)
+  if not request then return false end
+  local keeps = request.keep_alive and settings.keep_alive_ms > 0 and not settings.closing
+  local response = responses.new(request, session.connection, keeps)
+  request._response = response
+  if route then
+    handle(session, request, response, route)
+  else
+    if allow then response:set("allow", allow) end
+    response:send(refusal ~= 204 and message.status_text(refusal) or nil, refusal)
+  end
+  if request._upgraded then return false end
+  return response._keep_alive and not session.connection.closed
+end
+
+---@async
+local function serve(session)
+  local first = true
+  while serve_one(session, first) do first = false end
+  session.settings.sessions[session.connection.id] = nil
+  if session.connection.framing == "raw" and not session.connection.closed then
+    session.connection:close()
+  end
+end
+
+local function begin(settings, connection)
+  local session = {
+    connection = connection, settings = settings,
+    parser = native.parser("request", settings.limits),
+  }
+  settings.sessions[connection.id] = session
+  connection.on_close = function() settings.sessions[connection.id] = nil end
+  return serve(session)
+end
+
+-- Listening ------------------------------------------------------------------------------------
+
+---@class perilune.http.Server
+---@field host string
+---@field port integer
+---@field private _listener perilune.socket.Listener
+---@field private _settings table
+local Server = {}
+Server.__index = Server
+
+---Accepts no more, closes connections that wait for a request, lets the others finish theirs.
+---@return true? ok
+---@return string? message
+---@return string? code "dead": it is closed already
+function Server:close()
+  self._settings.closing = true
+  for _, session in pairs(self._settings.sessions) do
+    if session.idle then session.connection:close() end
+  end
+  return self._listener:close()
+end
+
+---How many connections there are.
+---@return integer count
+function Server:connections()
+  local count = 0
+  for _ in pairs(self._settings.sessions) do count = count + 1 end
+  return count
+end
+
+local function check_option(name, value)
+  local option = OPTIONS[name]
+  if not option then
+    error(("http.listen: there is no option %q"):format(tostring(name)), 4)
+  end
+  local kind = type(value)
+  local wanted = option[1]
+  local good = kind == wanted or (wanted == "handler" and (kind == "function" or kind == "string"))
+  if not good or (kind == "number" and (value < 0 or value % 1 ~= 0)) then
+    error(("http.listen: %s can't be %s: %s expected"):format(name, tostring(value),
+      wanted == "number" and "a whole number" or wanted), 4)
+  end
+end
+
+local function read_options(given)
+  if type(given) ~= "table" then
+    error("http.listen: a table of options expected, got " .. type(given), 3)
+  end
+  local settings = { sessions = {} }
+  for name, value in pairs(given) do check_option(name, value) end
+  for name, option in pairs(OPTIONS) do
+    settings[name] = given[name]
+    if settings[name] == nil then settings[name] = option[2] end
+  end
+  return settings
+end
+
+local function make_tree(settings)
+  local tree = routes.new(settings.routes)
+  for path, mount in pairs(settings.static or {}) do
+    local base = type(path) == "string" and path:match "^(/.-)/*$"
+    if not base then
+      error(("static: a path such as \"/assets\" expected, got %s"):format(tostring(path)), 0)
+    end
+    tree:add("GET " .. (base == "/" and "" or base) .. "/*path", files.mount(mount))
+  end
+  return tree
+end
+
+---Answers requests. Raises for options that can't be.
+---@param options perilune.http.ListenOptions
+---@return perilune.http.Server? server
+---@return string? message
+---@return string? code "exists" (the port is in use), "invalid", "unavailable"
+function server.listen(options)
+  local settings = read_options(options)
+  local ok, tree = pcall(make_tree, settings)
+  if not ok then error("http.listen: " .. tostring(tree), 3) end
+  settings.tree = tree
+  settings.fallback = settings.on_request and { handler = settings.on_request }
+  settings.limits = {
+    header_bytes = settings.max_header_bytes, headers = settings.max_headers,
+    target_bytes = settings.max_target, body_bytes = settings.max_body,
+  }
+  native.parser("request", settings.limits) -- raises now rather than for each connection
+  local native_options = {}
+  for _, name in ipairs(OF_THE_SOCKET) do native_options[name] = settings[name] end
+  native_options.on_open = function(connection) return begin(settings, connection) end
+  local listener, why, code = socket.listen(native_options)
+  if not listener then return nil, why, code end
+  return setmetatable({
+    host = listener.host, port = listener.port, _listener = listener, _settings = settings,
+  }, Server)
+end
+
+return server
