@@ -45,7 +45,7 @@ function http.listen(options) return server.listen(options) end
 ---@return perilune.http.Answer? answer any status is one
 ---@return string? message
 ---@return string? code "invalid" (the URL), "unavailable" (no connection), "connect_timeout",
----"head_timeout", "body_timeout", "closed" (by the server, before the response was complete),
+---"send_timeout", "head_timeout", "body_timeout", "closed" (before the response was complete),
 ---"too_large" (the response), "malformed", "too_many_redirects", "overloaded" (names)
 function http.request(method, target, options)
   return require("perilune.http.client").request(method, target, options)

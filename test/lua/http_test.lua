@@ -535,6 +535,18 @@ test("how a request fails is in the code", function()
   test.equal(select(3, http.get("http://127.0.0.1:" .. listener.port .. "/")), "unavailable")
 end)
 
+test("a server that takes nothing is a time-out of sending", function()
+  local deaf
+  local listener = assert(socket.listen {
+    paused = true, on_open = function(connection) deaf = connection end,
+  })
+  local answer, _, code = http.post(("http://%s:%d/"):format(HOST, listener.port),
+    ("x"):rep(32 * 1024 * 1024), { timeout_ms = 300 })
+  test.equal({ answer, code }, { nil, "send_timeout" })
+  deaf:abort()
+  listener:close()
+end)
+
 test("only what can't do harm twice is sent again", function()
   local asked = 0
   -- The first request of a connection is answered, the second ends it.

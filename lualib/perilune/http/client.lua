@@ -191,7 +191,7 @@ local function make_head(method, parts, headers)
   return table.concat(lines)
 end
 
--- The next event of a response; `phase` is what the limit is called.
+-- The next event of a response; `phase` is part of the code of a time-out.
 ---@async
 local function next_event(exchange)
   while true do
@@ -259,10 +259,12 @@ local function exchange_on(connection, request, options, deadline)
   }
   if request.method == "HEAD" then exchange.parser:expect_no_body() end
   local head = make_head(request.method, parts, request.headers)
-  local sent, text, failed = message.transmit(connection, head .. request.body)
+  local sent, text, failed = message.transmit(connection, head .. request.body, deadline)
   local answer, why, code
   if sent or connection.closed then -- a server may answer and close before it has read all
     answer, why, code = read_head(exchange)
+  elseif failed == "timeout" then
+    answer, why, code = too_slow("send_timeout", parts, "not all of the request was taken")
   else
     why, code = text, failed
   end

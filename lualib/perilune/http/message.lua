@@ -6,7 +6,7 @@ local core = require "perilune.core"
 local json = require "cjson.safe"
 local native = require "perilune.native.http"
 
-local time = core.native "time"
+local now, time = core.native "now", core.native "time"
 
 -- Written in one go, and what may wait to be sent before the writer waits.
 local SLICE = 128 * 1024
@@ -142,16 +142,17 @@ end
 ---@async
 ---@param connection perilune.socket.Connection
 ---@param data string
+---@param deadline number? as of now(); otherwise the connection's own limits hold alone
 ---@return true? ok
 ---@return string? message
----@return string? code
-function message.transmit(connection, data)
+---@return string? code "timeout", or as of write and drain
+function message.transmit(connection, data, deadline)
   for from = 1, #data, SLICE do
     local part = #data <= SLICE and data or data:sub(from, from + SLICE - 1)
     local ok, why, code = connection:write(part)
     if not ok then return nil, why, code end
     if connection:unsent() >= SLICE then
-      ok, why, code = connection:drain()
+      ok, why, code = connection:drain(deadline and math.max(1, math.ceil(deadline - now())))
       if not ok then return nil, why, code end
     end
   end

@@ -30,7 +30,7 @@ local new_token, wait, wake, watch =
 ---@field max_target integer? bytes of path and query; default 8192
 ---@field header_ms integer? how long all of the head may take; default 10000
 ---@field body_ms integer? the same of the body; default 30000
----@field handler_ms integer? the same of a handler, then 503; default 30000
+---@field handler_ms integer? the same of a handler, then 503; default 30000; 0: as long as it likes
 ---@field keep_alive_ms integer? how long a connection waits for a request; default 60000; 0: each
 ---has one
 ---@field max_connections integer? as of socket.listen, like the ones below
@@ -376,6 +376,7 @@ local Server = {}
 Server.__index = Server
 
 ---Accepts no more, closes connections that wait for a request, lets the others finish theirs.
+---WebSockets stay open.
 ---@return true? ok
 ---@return string? message
 ---@return string? code "dead": it is closed already
