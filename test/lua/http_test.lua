@@ -543,6 +543,7 @@ test("a server that takes nothing is a time-out of sending", function()
   local answer, _, code = http.post(("http://%s:%d/"):format(HOST, listener.port),
     ("x"):rep(32 * 1024 * 1024), { timeout_ms = 300 })
   test.equal({ answer, code }, { nil, "send_timeout" })
+  test.eventually(function() return deaf end, LONG)
   deaf:abort()
   listener:close()
 end)
