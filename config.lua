@@ -21,7 +21,11 @@ return {
   services = {
     { script = "auth" },
     { script = "talkroom" },
-    { script = "gateway", options = { port = 6080 } },
+    { script = "gateway", options = { listen = {
+      { port = 6080 }, -- TCP
+      { port = 6081, kind = "websocket" },
+      -- Each may have TLS: tls = { certificate = "chain.pem", key = "key.pem" }
+    } } },
   },
 
   env = {}, -- names and values that services read with perilune.env(name)

@@ -18,6 +18,7 @@ bots.options = {
   count = { type = "integer", default = 50, min = 1, max = 100000, meaning = "bots" },
   host = { type = "string", default = "127.0.0.1", meaning = "the gateway's address" },
   port = { type = "integer", default = 6080, min = 1, max = 65535, meaning = "and port" },
+  url = { type = "string", meaning = "of its WebSocket instead: ws://127.0.0.1:6081" },
   seconds = { type = "number", default = 10, min = 0.1, max = 86400, meaning = "how long" },
   rate = { type = "number", default = 1, min = 0, max = 1000000,
     meaning = "lines a second of each bot" },
@@ -99,7 +100,7 @@ end
 local function start_player(run, number)
   local settings = run.settings
   local form = number <= settings.count * settings.buf and protocol.BUF or protocol.JSON
-  local player, message = bot.connect { host = settings.host, port = settings.port, form = form }
+  local player, message = bot.connect { host = settings.host, port = settings.port, url = settings.url, form = form }
   if not player then return note_error(run, ("bot %d: connect: %s"):format(number, message)) end
   player.number, player.said, player.heard, player.last_id = number, 0, {}, {}
   function player:on_push(name, body)

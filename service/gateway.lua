@@ -22,14 +22,14 @@ local options = require "perilune.options"
 local packet = require "perilune.packet"
 local protocol = require "perilune.protocol"
 local socket = require "perilune.socket"
+local websocket = require "perilune.websocket"
 local game = require "protocol" ---@type perilune.Protocol
 
 local gateway = {}
 
 gateway.options = {
-  host = { type = "string", default = "127.0.0.1", meaning = "address to listen at; \"*\": all" },
-  port = { type = "integer", default = 6080, min = 0, max = 65535,
-    meaning = "TCP port; 0: any free one" },
+  listen = { type = "table", default = { { port = 6080 } },
+    meaning = "where clients connect, a table each: see LISTEN below" },
   max_connections = { type = "integer", default = 10000, min = 1, max = 1000000,
     meaning = "connections at a time" },
   max_per_address = { type = "integer", default = 200, min = 1, max = 1000000,
@@ -70,6 +70,19 @@ gateway.options = {
     meaning = "who serves a service of the protocol: { scene = \"scene1\" }; default: its name" },
 }
 
+-- What an entry of `listen` may have.
+local LISTEN = {
+  kind = { type = "string", default = "tcp", choices = { "tcp", "websocket" },
+    meaning = "how packets come" },
+  host = { type = "string", default = "127.0.0.1", meaning = "address; \"*\": all" },
+  port = { type = "integer", required = true, min = 0, max = 65535,
+    meaning = "port; 0: any free one" },
+  tls = { type = "table", meaning = "{ certificate = file, key = file }: then TLS, or wss://" },
+  path = { type = "string", meaning = "of a WebSocket's URL; default: any" },
+  origins = { type = "table",
+    meaning = "pages that may connect by WebSocket, { \"*\" }: all; default: those of this host" },
+}
+
 local JSON = protocol.JSON
 local FIRST_KEY = protocol.FIRST_KEY
 local DISCONNECTED = protocol.DISCONNECTED
@@ -98,8 +111,7 @@ local EMPTY_BODY = packet.wrap_json("null")
 ---@field closing boolean? it is told to go
 
 local settings
-local listener
-local listen_port
+local listeners = {} -- with `kind` and `tls` of their entry
 local sessions = {} -- connection -> session
 local by_key = {}
 local users = {} -- uid -> session
@@ -307,11 +319,17 @@ function gateway.on_open(connection, address)
   sweeper = sweeper or perilune.every(sweep_ms(), "on_sweep")
 end
 
+function gateway.on_websocket(connection)
+  local below = connection.socket
+  below.on_data, below.on_close = "on_data", "on_close"
+  gateway.on_open(below, below.address)
+end
+
 function gateway.on_close(connection, reason)
   local session = sessions[connection]
   if not session then return end
   if reason == "malformed" or reason == "too_large" then
-    count_malformed(session, "its length is " .. (reason == "malformed" and "wrong" or "too large"))
+    count_malformed(session, reason == "malformed" and "no packets" or "a packet is too large")
   end
   set_pending(session, false)
   lose(session)
@@ -584,9 +602,13 @@ function gateway.kick(uid, reason, text)
 end
 
 ---What an operator wants to know.
----@return table numbers counters by name; sessions, users and pending as they are now; port
+---@return table numbers counters by name; sessions, users and pending as they are now; listeners:
+---kind, port and whether it has TLS of each, in the order of the option
 function gateway.stats()
-  local numbers = { sessions = open, pending = pending, users = 0, port = listen_port }
+  local numbers = { sessions = open, pending = pending, users = 0, listeners = {} }
+  for index, entry in ipairs(listeners) do
+    numbers.listeners[index] = { kind = entry.kind, port = entry.server.port, tls = entry.tls }
+  end
   for _ in pairs(users) do numbers.users = numbers.users + 1 end
   for name, value in pairs(counters) do numbers[name] = value end
   return numbers
@@ -600,26 +622,45 @@ local function read_routes()
   end
 end
 
+-- Listens as entry `index` of the option says. Raises where that can't be.
+local function serve(index)
+  local read, entry = pcall(options.read, LISTEN, settings.listen[index])
+  if not read then error(("listen[%d]: %s"):format(index, entry), 0) end
+  local room = settings.max_connections + 100 -- those over max_connections are told why
+  local server, message
+  if entry.kind == "websocket" then
+    local origins = entry.origins
+    if origins and origins[1] == "*" then origins = "*" end
+    server, message = websocket.listen {
+      host = entry.host, port = entry.port, tls = entry.tls, path = entry.path,
+      origins = origins, max_message = settings.frame_before_login, max_connections = room,
+      header_ms = settings.login_ms, on_open = "on_websocket",
+    }
+  else
+    server, message = socket.listen {
+      host = entry.host, port = entry.port, tls = entry.tls, framing = "packet",
+      max_frame = settings.frame_before_login, max_connections = room,
+      handshake_ms = settings.login_ms,
+      on_open = "on_open", on_data = "on_data", on_close = "on_close",
+    }
+  end
+  if not server then error(("listen[%d]: %s"):format(index, message), 0) end
+  listeners[index] = { server = server, kind = entry.kind, tls = entry.tls ~= nil }
+  perilune.log.info("%s%s at %s:%d", entry.kind, entry.tls and " with TLS" or "", entry.host,
+    server.port)
+end
+
 function gateway.on_start(given)
   settings = options.read(gateway.options, given)
   for _, address in ipairs(settings.exempt) do exempt[address] = true end
   next_key = math.random(0, settings.keys - 1)
   read_routes()
   address_buckets = limits.buckets(settings.address_rate, settings.address_burst, perilune.now())
-  local made, message = socket.listen {
-    host = settings.host, port = settings.port, framing = "packet",
-    max_frame = settings.frame_before_login,
-    max_connections = settings.max_connections + 100, -- those over it are told why
-    on_open = "on_open", on_data = "on_data", on_close = "on_close",
-  }
-  if not made then error(message, 0) end
-  listener = made
-  listen_port = listener.port
-  perilune.log.info("listening at %s:%d", settings.host, listen_port)
+  for index in ipairs(settings.listen) do serve(index) end
 end
 
 function gateway.on_stop()
-  listener:close()
+  for _, entry in ipairs(listeners) do entry.server:close() end
   for _, session in pairs(sessions) do close(session, "shutdown", "the server stops") end
 end
 

@@ -4,6 +4,6 @@ return {
   services = {
     { script = "counter", options = { first = 10 } },
     { script = "auth" },
-    { script = "gateway", options = { port = 6080 } },
+    { script = "gateway", options = { listen = { { port = 6080 } } } },
   },
 }

@@ -14,9 +14,9 @@ test("players add to the counter, in JSON and BUF", function()
   local services = {
     perilune.spawn("counter", { first = 10 }, { name = "counter" }),
     perilune.spawn("auth", nil, { name = "auth" }),
-    perilune.spawn("gateway", { port = 0 }, { name = "gateway" }),
+    perilune.spawn("gateway", { listen = { { port = 0 } } }, { name = "gateway" }),
   }
-  local port = perilune.call("gateway", "stats").port
+  local port = perilune.call("gateway", "stats").listeners[1].port
   for i, form in ipairs { protocol.JSON, protocol.BUF } do
     local player = assert(bot.connect { port = port, form = form })
     test.ok(player:login())

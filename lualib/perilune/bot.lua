@@ -14,12 +14,14 @@ local perilune = require "perilune"
 local core = require "perilune.core"
 local protocol = require "perilune.protocol"
 local socket = require "perilune.socket"
+local websocket = require "perilune.websocket"
 
 local new_token, wait, wake =
   core.native "core_token", core.native "core_wait", core.native "core_wake"
 
 local DEFAULT_MS = 5000
 local KEY_BYTES = 32
+local MAX_PACKET = 65533
 local LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 ---@class perilune.Bot
@@ -34,7 +36,9 @@ Bot.__index = Bot
 
 ---@class perilune.BotOptions
 ---@field host string? default "127.0.0.1"
----@field port integer
+---@field port integer?
+---@field url string? of the gateway's WebSocket, instead of host and port
+---@field tls (boolean|perilune.socket.TlsOptions)? default: none, but for wss://
 ---@field form integer? default protocol.JSON
 ---@field on_push fun(self: perilune.Bot, name: string, body: any)?
 
@@ -100,11 +104,21 @@ function bot.connect(options)
     form = options.form or protocol.JSON, on_push = options.on_push,
     _waiting = {}, _pushes = {}, _next_id = 0,
   }, Bot)
-  local connection, message, code = socket.connect(options.host or "127.0.0.1", options.port, {
-    framing = "packet",
-    on_data = function(_, data) on_packet(self, data) end,
-    on_close = function(_, reason) on_close(self, reason) end,
-  })
+  local function data_came(_, data) on_packet(self, data) end
+  local function was_closed(_, reason) on_close(self, reason) end
+  local connection, message, code
+  if options.url then
+    connection, message, code =
+      websocket.connect(options.url, { tls = options.tls, max_message = MAX_PACKET })
+    if connection then
+      connection = connection.socket
+      connection.on_data, connection.on_close = data_came, was_closed
+    end
+  else
+    connection, message, code = socket.connect(options.host or "127.0.0.1", options.port, {
+      framing = "packet", tls = options.tls, on_data = data_came, on_close = was_closed,
+    })
+  end
   if not connection then return nil, message, code end
   self.connection = connection
   return self

@@ -237,8 +237,8 @@ test("players of a gateway that died are gone, and may come back", function()
     local lost, back = world.talker(port, JSON, "lost"), world.talker(port, JSON, "back")
     perilune.kill "gateway"
     test.eventually(function() return lost.closed and back.closed end)
-    local gateway = perilune.spawn("gateway", { port = 0 }, { name = "gateway" })
-    local again = world.player(world.stats().port, JSON, back.key)
+    local gateway = perilune.spawn("gateway", { listen = { { port = 0 } } }, { name = "gateway" })
+    local again = world.player(world.stats().listeners[1].port, JSON, back.key)
     -- Entering tells the others, and that finds the dead gateway.
     test.equal(again:request("talkroom.enter", { uname = "again", usex = 0 }).status, STATUS.ok)
     test.eventually(function() return perilune.call("talkroom", "stats").members == 1 end)

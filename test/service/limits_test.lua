@@ -122,12 +122,16 @@ end)
 
 test("options that are wrong don't start it", function()
   local function start(options) return function() perilune.spawn("gateway", options) end end
-  test.raises(start { port = 70000 }, "option port has to be from 0 to 65535, but is 70000")
-  test.raises(start { port = "6080" }, "option port has to be of type integer")
-  test.raises(start { prot = 6080 }, "there is no option prot")
+  local function listen(entry) return start { listen = { { port = 0 }, entry } } end
+  test.raises(listen { port = 70000 }, "option port has to be from 0 to 65535, but is 70000")
+  test.raises(listen { port = "6080" }, "option port has to be of type integer")
+  test.raises(listen {}, "option port is missing")
+  test.raises(listen { port = 0, kind = "udb" }, "option kind can't be udb")
+  test.raises(listen { port = 0, tls = {} }, "needs \"certificate\" and \"key\"")
+  test.raises(start { lisen = {} }, "there is no option lisen")
   test.raises(start(5), "options are a table")
   world.with({}, function(port)
-    test.raises(start { port = port }, "in use")
+    test.raises(start { listen = { { port = port } } }, "in use")
   end)
 end)
 

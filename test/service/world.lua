@@ -15,10 +15,10 @@ function world.with(given, body)
   local started = {}
   for _, script in ipairs(ORDER) do
     local options = given[script] or {}
-    if script == "gateway" then options.port = 0 end
+    if script == "gateway" then options.listen = options.listen or { { port = 0 } } end
     table.insert(started, 1, perilune.spawn(script, options, { name = script }))
   end
-  local ok, message = xpcall(body, debug.traceback, world.stats().port)
+  local ok, message = xpcall(body, debug.traceback, world.stats().listeners[1].port)
   for _, handle in ipairs(started) do perilune.stop(handle) end
   if not ok then error(message, 0) end
 end
@@ -26,12 +26,12 @@ end
 -- The same without auth and talkroom: packets for them come to `on_packet(data, key, address)`
 -- here, from which the test answers.
 function world.with_gateway(options, on_packet, body)
-  options.port = 0
+  options.listen = options.listen or { { port = 0 } }
   options.routes = { auth = "world", talkroom = "world" }
   if perilune.find "world" ~= perilune.self() then perilune.name "world" end
   core.on_event("packet", on_packet)
   local handle = perilune.spawn("gateway", options, { name = "gateway" })
-  local ok, message = xpcall(body, debug.traceback, world.stats().port)
+  local ok, message = xpcall(body, debug.traceback, world.stats().listeners[1].port)
   perilune.stop(handle)
   if not ok then error(message, 0) end
 end
@@ -44,9 +44,11 @@ function world.wait_for(name, value)
     ("%s = %s"):format(name, value))
 end
 
--- A bot, not logged in.
-function world.connect(port, form)
-  return (assert(bot.connect { port = port, form = form }))
+-- A bot, not logged in. `where`: a port, or what bot.connect takes.
+function world.connect(where, form)
+  local options = type(where) == "table" and where or { port = where }
+  return (assert(bot.connect { port = options.port, url = options.url, tls = options.tls,
+    form = form }))
 end
 
 -- A bot that is logged in.
