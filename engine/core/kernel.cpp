@@ -158,7 +158,8 @@ PostResult Kernel::post(MessagePtr& message) {
             if (own_limit != 0) slot->load.subtract(1, weight);
             counters_.refused_dead.fetch_add(1, std::memory_order_relaxed);
             return PostResult::dead;
-        case PushResult::full: break;
+        case PushResult::full:
+        case PushResult::late: break;
     }
     scheduler_->messages_taken(static_cast<std::int64_t>(weight));
     if (own_limit != 0) slot->load.subtract(1, weight);
@@ -173,7 +174,21 @@ PostResult Kernel::post_control(MessagePtr message) {
     switch (cell->mailbox.push_control(message)) {
         case PushResult::queued: return PostResult::ok;
         case PushResult::wake_actor: scheduler_->schedule(cell); return PostResult::ok;
+        case PushResult::late: post_again(std::move(message)); return PostResult::ok;
         default: return PostResult::dead;
+    }
+}
+
+// For control messages that a mailbox has given back. Some may be for the next actor of the cell.
+void Kernel::post_again(MessagePtr messages) {
+    while (messages != nullptr) {
+        MessagePtr message = std::move(messages);
+        messages.reset(std::exchange(message->next, nullptr));
+        if (registry_.alive(message->to)) {
+            (void)post_control(std::move(message));
+        } else {
+            refuse(std::move(message), CallOutcome::dead);
+        }
     }
 }
 

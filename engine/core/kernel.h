@@ -167,6 +167,7 @@ class Kernel {
   private:
     class TimerPoster;
     void bury(ActorCell* cell);
+    void post_again(MessagePtr messages);
     std::int64_t now_ns() { return environment_.clock.now_ns(); }
 
     const KernelOptions options_;

@@ -40,8 +40,10 @@ PushResult Mailbox::push_control(MessagePtr& message) {
     // The reader checks the control list after it went idle (try_idle), so either it sees
     // this message there or the mark is still ours to take here.
     Message* head = idle_mark();
-    return head_.compare_exchange_strong(head, nullptr) ? PushResult::wake_actor
-                                                        : PushResult::queued;
+    if (head_.compare_exchange_strong(head, nullptr)) return PushResult::wake_actor;
+    if (head != closed_mark()) return PushResult::queued;
+    message.reset(reversed(control_.exchange(nullptr)));
+    return PushResult::late;
 }
 
 Message* Mailbox::reversed(Message* newest) {

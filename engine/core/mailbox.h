@@ -31,6 +31,7 @@ enum class PushResult {
     wake_actor,  // queued, and this caller alone must schedule the actor
     closed,      // not queued: the actor is dead
     full,        // not queued: count or bytes are at the limit
+    late,        // of push_control(): see there
 };
 
 // Count and bytes of what waits, in one word so that both are checked by one operation.
@@ -74,7 +75,9 @@ class Mailbox {
     // With `bounded` the limits apply; replies, timers and the like come without.
     [[nodiscard]] PushResult push(MessagePtr& message, bool bounded);
 
-    // Appends to the control list, which has no limit: its writers are few.
+    // Appends to the control list, which has no limit: its writers are few. Late: the owner has
+    // closed it meanwhile and may not look there again. What was left there is now the caller's,
+    // in `message` and those behind it (Message::next): `message` and others, or none.
     [[nodiscard]] PushResult push_control(MessagePtr& message);
 
     // The oldest message, or null. Owner.

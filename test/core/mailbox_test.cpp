@@ -6,6 +6,7 @@
 #include <atomic>
 #include <map>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace perilune {
@@ -25,6 +26,45 @@ TEST(Mailbox, HandsMessagesOutInTheOrderTheyCame) {
     }
     for (std::uint64_t i = 1; i <= 10; ++i) EXPECT_EQ(mailbox.pop()->session, i);
     EXPECT_EQ(mailbox.pop(), nullptr);
+}
+
+TEST(Mailbox, AControlMessageThatComesWhileItClosesIsNotLost) {
+    Mailbox mailbox;
+    constexpr int kRounds = 2000;
+    std::atomic<int> open_round{0};
+    std::atomic<int> ended_round{0};
+    std::atomic<int> ended{0};  // messages that somebody had in hand at last
+    std::atomic<int> made{0};
+    const auto drop = [&ended](MessagePtr messages) {
+        while (messages != nullptr) {
+            messages.reset(std::exchange(messages->next, nullptr));
+            ++ended;
+        }
+    };
+    std::thread writer([&] {
+        for (int round = 1; round <= kRounds; ++round) {
+            while (open_round < round) std::this_thread::yield();
+            for (bool open = true; open;) {
+                MessagePtr message = make_message(MessageKind::stop, {}, {}, 0);
+                ++made;
+                const PushResult result = mailbox.push_control(message);
+                open = result == PushResult::queued || result == PushResult::wake_actor;
+                if (!open) drop(std::move(message));
+            }
+            ended_round = round;
+        }
+    });
+    for (int round = 1; round <= kRounds; ++round) {
+        mailbox.open(kMailboxMessages, kMailboxBytes);
+        const int before = made;
+        open_round = round;
+        while (made < before + 2) std::this_thread::yield();
+        mailbox.close();
+        while (mailbox.pop_control() != nullptr) ++ended;
+        while (ended_round < round) std::this_thread::yield();
+        ASSERT_EQ(ended, made) << "in round " << round;
+    }
+    writer.join();
 }
 
 TEST(Mailbox, OnlyOneWriterIsToldToWakeTheActor) {
