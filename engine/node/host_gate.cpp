@@ -1,5 +1,6 @@
 #include "node/host_gate.h"
 
+#include <exception>
 #include <utility>
 #include <vector>
 
@@ -39,11 +40,29 @@ std::uint64_t HostGate::open(CallDone done) {
 }
 
 void HostGate::limit(std::uint64_t session, std::int64_t limit_ms) {
-    const std::lock_guard lock(mutex_);
-    const auto found = sessions_.find(session);
-    if (found == sessions_.end() || limit_ms <= 0) return;
-    const std::int64_t due = TimerWheel::due_after(kernel_.clock().now_ns(), limit_ms);
-    found->second.limit = kernel_.add_timer(timers_, session, due);
+    if (limit_ms <= 0) return;
+    {
+        const std::lock_guard lock(mutex_);
+        const auto found = sessions_.find(session);
+        if (found == sessions_.end()) return;
+        const std::int64_t due = TimerWheel::due_after(kernel_.clock().now_ns(), limit_ms);
+        found->second.limit = kernel_.add_timer(timers_, session, due);
+        if (found->second.limit) return;
+    }
+    (void)finish(session,
+                 failed_call(Outcome::overloaded, "there are too many timers in the node"));
+}
+
+// An exception of the host's function ends nothing but that function.
+void HostGate::tell(const CallDone& done, CallResult result) {
+    try {
+        done(std::move(result));
+    } catch (const std::exception& failure) {
+        kernel_.log().error("node", "error in the end of a call: %s", failure.what());
+    } catch (...) {
+        kernel_.log().error("node", "error in the end of a call: %s",
+                            "an exception that is no std::exception");
+    }
 }
 
 bool HostGate::finish(std::uint64_t session, CallResult result) {
@@ -56,7 +75,7 @@ bool HostGate::finish(std::uint64_t session, CallResult result) {
         if (found->second.limit) kernel_.cancel_timer(timers_, found->second.limit);
         sessions_.erase(found);
     }
-    done(std::move(result));
+    tell(done, std::move(result));
     return true;
 }
 
@@ -69,7 +88,7 @@ void HostGate::close(std::string_view reason) {
         kernel_.timers().cancel_all(timers_);
     }
     for (auto& [session, entry] : sessions) {
-        entry.done(failed_call(Outcome::cancelled, std::string(reason)));
+        tell(entry.done, failed_call(Outcome::cancelled, std::string(reason)));
     }
 }
 

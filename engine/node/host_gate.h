@@ -44,6 +44,7 @@ class HostGate {
     };
 
     void receive(MessagePtr message);
+    void tell(const CallDone& done, CallResult result);
 
     Kernel& kernel_;
     const Handle handle_;

@@ -159,6 +159,8 @@ std::string NativeActor::guarded(const char* what, Function body) {
         return {};
     } catch (const std::exception& failure) {
         text = failure.what();
+    } catch (...) {
+        text = "an exception that is no std::exception";
     }
     ++errors_;
     kernel().log().error(name().c_str(), "error in %s: %s", what, text.c_str());

@@ -416,6 +416,27 @@ TEST_F(NodeTest, call_async_tells_its_end_once_and_may_be_nested) {
     EXPECT_TRUE(outcome == Outcome::cancelled || outcome == Outcome::dead);
 }
 
+TEST_F(NodeTest, what_the_end_of_a_call_throws_is_logged_and_nothing_more) {
+    Node node(config());
+    ASSERT_TRUE(node.start().ok());
+    ASSERT_TRUE(node.spawn("counter", {}, "counter").ok());
+    std::atomic<int> told{0};
+    for (const bool number : {true, false}) {
+        node.call_async("counter", "add", {1}, [&, number](const CallResult&) {
+            ++told;
+            if (number) throw 42;
+            throw std::runtime_error("thrown");
+        });
+    }
+    EXPECT_EQ(node.call("counter", "add", {0}).value().number(), 2);
+    node.call_async("counter", "wait", {60'000}, [&](const CallResult&) {
+        ++told;
+        throw 42;
+    });
+    (void)node.stop();
+    EXPECT_EQ(told, 3);
+}
+
 TEST_F(NodeTest, host_threads_call_at_once_and_lose_nothing) {
     Node node(config());
     ASSERT_TRUE(node.start().ok());
@@ -555,6 +576,11 @@ class Busy : public NativeService {
             exit("had enough");
             return Values{"bye"};
         }
+        if (command == "throw number") throw 42;
+        if (command == "throw in timer") {
+            timeout(1, [] { throw 42; });
+            return Values{};
+        }
         if (command == "sender") return Values{request.sender()};
         if (command == "later") {
             // Answered from a timer.
@@ -684,6 +710,11 @@ TEST_F(BusyTest, what_a_native_service_throws_is_its_error) {
     EXPECT_EQ(thrown.outcome, Outcome::error);
     EXPECT_EQ(thrown.message, "thrown");
     EXPECT_TRUE(node_.call("busy", "ticks").ok());
+    const CallResult number = node_.call("busy", "throw number");
+    EXPECT_EQ(number.outcome, Outcome::error);
+    EXPECT_EQ(number.message, "an exception that is no std::exception");
+    EXPECT_TRUE(node_.call("busy", "throw in timer").ok());
+    EXPECT_EQ(node_.call("busy", "later").value().string(), "later");
     EXPECT_STREQ(node_.spawn("busy", Table{{"throw", true}}).status().message(), "thrown at start");
     EXPECT_STREQ(node_.spawn("busy", Table{{"fail", true}}, "x").status().message(), "not today");
     EXPECT_EQ(node_.find("x"), 0u);

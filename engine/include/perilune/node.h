@@ -116,7 +116,7 @@ class Node {
 
     // Sends a request; `done` is called once, on a worker (or on this thread, when the request
     // could not be sent): it must not block, and hands over to the program's own thread what
-    // takes longer.
+    // takes longer. An exception that leaves it is logged.
     void call_async(const Receiver& to, std::string_view command, const Values& arguments,
                     CallDone done, int limit_ms = -1);
 
