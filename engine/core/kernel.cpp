@@ -48,6 +48,13 @@ class Kernel::TimerPoster final : public TimerSink {
         message->id = id.value;
         (void)kernel_.post(message);
     }
+    // No limit of a mailbox holds for timers, so one that repeats has one message at a time.
+    bool repeated(Handle owner, std::uint64_t session, TimerId id, std::int64_t) override {
+        MessagePtr message = make_message(MessageKind::timer, owner, {}, session);
+        message->id = id.value;
+        message->detail = 1;
+        return kernel_.post(message) != PostResult::ok;
+    }
 
   private:
     Kernel& kernel_;
@@ -273,6 +280,9 @@ Kernel::TurnEnd Kernel::run_turn(ActorCell* cell, std::uint64_t began_at,
                 if (Registry::Slot* slot = registry_.find(message->to)) {
                     slot->load.subtract(1, message->weight());
                 }
+            }
+            if (message->kind == MessageKind::timer && message->detail != 0) {
+                timers_.handled(TimerId{message->id});
             }
         }
         const Message* upcoming = mailbox.upcoming();

@@ -22,7 +22,7 @@ enum class MessageKind : std::uint8_t {
     call,     // a command whose caller waits: answered once by reply or failure
     reply,    // results of the call named by `session`
     failure,  // the call named by `session` failed; `detail` is a CallOutcome
-    timer,    // timer `session` of the receiver is due; `id` is its TimerId
+    timer,    // timer `session` of the receiver is due; `id` is its TimerId, `detail` 1: repeats
     socket,   // `detail` is a SocketEvent of connection `id`
     down,     // the service `from` that the receiver monitors has died
     work,     // blocking work is done; `session` tells which

@@ -46,6 +46,7 @@ struct TimerWheel::Timer {
     std::uint32_t previous;  // in its list of the wheel
     std::uint16_t list;
     bool in_flight;  // repeats, and a callback is being handed out
+    bool waits;      // repeats, and what was handed out is not handled yet
 };
 
 struct TimerWheel::Slot {
@@ -66,6 +67,7 @@ struct TimerWheel::Expired {
     TimerId id;
     std::int64_t due_ns;
     bool repeats;
+    bool handled;
 };
 
 OwnerTimers::~OwnerTimers() {
@@ -333,6 +335,7 @@ TimerId TimerWheel::add(OwnerTimers& owner, std::uint64_t session, std::int64_t 
     added.session = session;
     added.owner = &owner;
     added.in_flight = false;
+    added.waits = false;
     ++counters_.added;
     ++counters_.waiting;
     schedule(index);
@@ -378,6 +381,14 @@ std::size_t TimerWheel::cancel_all(OwnerTimers& owner) {
     return count;
 }
 
+void TimerWheel::handled(TimerId id) {
+    const std::lock_guard lock(mutex_);
+    const std::uint32_t index = id.slot();
+    if (index >= slots_made_) return;
+    const Slot& found = slot(index);
+    if (found.live && found.generation == id.generation()) timer(index).waits = false;
+}
+
 // Moves timers of the list at `place`, which begins at tick_, to lower levels.
 void TimerWheel::spread(const Place& place) {
     std::uint32_t index = lists_[place.list].first;
@@ -395,31 +406,46 @@ TimerWheel::Expired TimerWheel::expire(std::uint32_t index) {
     Timer& due = timer(index);
     const Expired expired = {due.owner->owner_, due.session,
                              TimerId::make(index, slot(index).generation), due.due_ns,
-                             due.period_ns > 0};
+                             due.period_ns > 0, true};
     if (due.period_ns == 0) {
         remove(index);
         return expired;
     }
-    due.in_flight = true;
+    due.in_flight = due.waits = true;
+    repeat(index);
+    return expired;
+}
+
+// Puts a timer that repeats and was taken off its list where it is due next.
+void TimerWheel::repeat(std::uint32_t index) {
+    Timer& due = timer(index);
     // The first repetition after now: target_ns_ >= due_ns, as the timer has expired.
     const std::int64_t missed = (target_ns_ - due.due_ns) / due.period_ns;
     const std::int64_t last_ns = due.due_ns + missed * due.period_ns;
     if (__builtin_add_overflow(last_ns, due.period_ns, &due.due_ns)) due.due_ns = INT64_MAX;
     schedule(index);
-    return expired;
 }
 
-// Takes timers off the list at `place`, whose tick is tick_, into `batch`. Returns how many.
+// Takes timers off the list at `place`, whose tick is tick_, and puts what is to be handed out
+// into `batch`. Returns how many these are.
 std::uint32_t TimerWheel::take_expired(const Place& place, Expired* batch) {
     std::uint32_t indices[kBatch];
-    std::uint32_t count = 0;
+    std::uint32_t taken = 0;
     std::uint32_t index = lists_[place.list].first;
-    for (; count < kBatch && index != kNone; index = slot(index).next) {
+    for (; taken < kBatch && index != kNone; index = slot(index).next) {
         __builtin_prefetch(&timer(index));
-        indices[count++] = index;
+        indices[taken++] = index;
     }
     begin_list_at(place.list, index);
-    for (std::uint32_t i = 0; i < count; ++i) batch[i] = expire(indices[i]);
+    std::uint32_t count = 0;
+    for (std::uint32_t i = 0; i < taken; ++i) {
+        if (timer(indices[i]).waits) {
+            ++counters_.skipped;
+            repeat(indices[i]);
+        } else {
+            batch[count++] = expire(indices[i]);
+        }
+    }
     counters_.expired += count;
     return count;
 }
@@ -447,8 +473,13 @@ std::size_t TimerWheel::advance(std::int64_t now_ns, TimerSink& sink) {
         lock.unlock();
         bool any_repeats = false;
         for (std::uint32_t i = 0; i < count; ++i) {
-            sink.expired(batch[i].owner, batch[i].session, batch[i].id, batch[i].due_ns);
-            any_repeats |= batch[i].repeats;
+            Expired& due = batch[i];
+            if (due.repeats) {
+                due.handled = sink.repeated(due.owner, due.session, due.id, due.due_ns);
+                any_repeats = true;
+            } else {
+                sink.expired(due.owner, due.session, due.id, due.due_ns);
+            }
         }
         total += count;
         lock.lock();
@@ -456,7 +487,9 @@ std::size_t TimerWheel::advance(std::int64_t now_ns, TimerSink& sink) {
             if (!batch[i].repeats) continue;
             const std::uint32_t index = batch[i].id.slot();
             const bool same = slot(index).generation == batch[i].id.generation();
-            if (same && slot(index).live) timer(index).in_flight = false;
+            if (!same || !slot(index).live) continue;
+            timer(index).in_flight = false;
+            if (batch[i].handled) timer(index).waits = false;
         }
     }
     tick_ = std::max(tick_, tick_at(target_ns_));

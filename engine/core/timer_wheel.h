@@ -51,6 +51,13 @@ class TimerSink {
     // Timer `id` of `owner`, added with `session`, is due. A timer that does not repeat is
     // gone already. `due_ns` is the time that was asked for.
     virtual void expired(Handle owner, std::uint64_t session, TimerId id, std::int64_t due_ns) = 0;
+
+    // The same for a timer that repeats. False: somebody will handle it later; until then, which
+    // handled() tells, the timer is not called back: what is due meanwhile is skipped.
+    virtual bool repeated(Handle owner, std::uint64_t session, TimerId id, std::int64_t due_ns) {
+        expired(owner, session, id, due_ns);
+        return true;
+    }
 };
 
 struct TimerWheelOptions {
@@ -69,9 +76,10 @@ class TimerWheel {
     static constexpr std::int64_t kTickNs = kNsPerMs / 4;
     struct Counters {
         std::uint64_t added, expired, cancelled;  // since the start; a repetition is an expiry
-        std::uint64_t refused;                    // adds that found no slot
-        std::uint32_t waiting;                    // timers now
-        std::uint32_t retired;                    // slots that are used up
+        std::uint64_t skipped;  // repetitions that were due before the last one was handled
+        std::uint64_t refused;  // adds that found no slot, or were over a limit
+        std::uint32_t waiting;  // timers now
+        std::uint32_t retired;  // slots that are used up
     };
 
     explicit TimerWheel(const Options& options = {});
@@ -100,6 +108,9 @@ class TimerWheel {
     // Cancels all timers of `owner` in O(the most there were); those being handed out at this
     // moment still call back. Returns how many there were.
     std::size_t cancel_all(OwnerTimers& owner);
+
+    // The last repetition of `id`, which TimerSink::repeated() left waiting, is handled.
+    void handled(TimerId id);
 
     // When advance() has something to do, at the earliest: exact within the current 256 ms,
     // else a lower bound (the start of a slot of a larger wheel). INT64_MAX without timers.
@@ -163,6 +174,7 @@ class TimerWheel {
     void publish_next_due();
     void spread(const Place& place);
     Expired expire(std::uint32_t index);
+    void repeat(std::uint32_t index);
     std::uint32_t take_expired(const Place& place, Expired* batch);
 
     const std::uint64_t seed_;

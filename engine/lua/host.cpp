@@ -529,6 +529,8 @@ Table LuaHost::node_stats() {
     put("timers_added", timers.added);
     put("timers_expired", timers.expired);
     put("timers_waiting", timers.waiting);
+    put("timer_ticks_skipped", timers.skipped);
+    put("timers_refused", timers.refused);
     const BlockingPool::Counters blocking = kernel_.blocking().counters();
     put("blocking_submitted", blocking.submitted);
     put("blocking_refused", blocking.refused);
