@@ -18,6 +18,16 @@ inline constexpr std::int64_t kNsPerUs = 1'000;
 inline constexpr std::int64_t kNsPerMs = 1'000'000;
 inline constexpr std::int64_t kNsPerSecond = 1'000'000'000;
 
+// Sums and products of times that end at the end of time instead of beyond it.
+constexpr std::int64_t saturating_add(std::int64_t time_ns, std::int64_t more_ns) {
+    std::int64_t sum = 0;
+    return __builtin_add_overflow(time_ns, more_ns, &sum) ? INT64_MAX : sum;
+}
+constexpr std::int64_t ms_to_ns(std::int64_t ms) {
+    std::int64_t ns = 0;
+    return __builtin_mul_overflow(ms, kNsPerMs, &ns) ? INT64_MAX : ns;
+}
+
 class Clock {
   public:
     virtual ~Clock() = default;

@@ -99,10 +99,7 @@ TimerWheel::~TimerWheel() = default;
 
 std::int64_t TimerWheel::due_after(std::int64_t now_ns, std::int64_t delay_ms) {
     if (delay_ms <= 0) return now_ns;
-    std::int64_t due_ns;
-    if (__builtin_mul_overflow(delay_ms, kNsPerMs, &due_ns)) return INT64_MAX;
-    if (__builtin_add_overflow(due_ns, now_ns, &due_ns)) return INT64_MAX;
-    return due_ns;
+    return saturating_add(now_ns, ms_to_ns(delay_ms));
 }
 
 // --- slots ---
@@ -422,7 +419,7 @@ void TimerWheel::repeat(std::uint32_t index) {
     // The first repetition after now: target_ns_ >= due_ns, as the timer has expired.
     const std::int64_t missed = (target_ns_ - due.due_ns) / due.period_ns;
     const std::int64_t last_ns = due.due_ns + missed * due.period_ns;
-    if (__builtin_add_overflow(last_ns, due.period_ns, &due.due_ns)) due.due_ns = INT64_MAX;
+    due.due_ns = saturating_add(last_ns, due.period_ns);
     schedule(index);
 }
 

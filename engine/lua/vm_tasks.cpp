@@ -392,8 +392,8 @@ void Vm::link_limit(std::uint32_t index, std::int64_t limit_ms) {
     Wait& wait = waits_[index];
     // Coarse time is cheap and up to 4 ms behind; the resolution makes up for it, so that no
     // call ends early.
-    wait.deadline_ns =
-        TimerWheel::due_after(kernel().clock().coarse_ns(), limit_ms) + kLimitResolutionNs;
+    wait.deadline_ns = saturating_add(TimerWheel::due_after(kernel().clock().coarse_ns(), limit_ms),
+                                      kLimitResolutionNs);
     wait.list = number;
     wait.next = 0;
     wait.previous = list.last;
