@@ -232,9 +232,9 @@ void Kernel::answer(MessagePtr message, MessageKind kind, CallOutcome outcome) {
 }
 
 TimerId Kernel::add_timer(OwnerTimers& owner, std::uint64_t session, std::int64_t due_ns,
-                          std::int64_t period_ns) {
-    const TimerId id = timers_.add(owner, session, due_ns, period_ns);
-    scheduler_->timer_added(due_ns);
+                          std::int64_t period_ns, bool bounded) {
+    const TimerId id = timers_.add(owner, session, due_ns, period_ns, bounded);
+    if (id) scheduler_->timer_added(due_ns);
     return id;
 }
 

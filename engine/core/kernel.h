@@ -114,9 +114,18 @@ class Kernel {
     // --- time ---
 
     // Posts a timer message with `session` to the owner's service at `due_ns` (and every
-    // `period_ns` from then on, if that is not 0). An empty id: too many timers.
+    // `period_ns` from then on, if that is not 0; the next one only when this one was taken out
+    // of the mailbox). An empty id: too many timers; nobody may go on as if there were one.
     TimerId add_timer(OwnerTimers& owner, std::uint64_t session, std::int64_t due_ns,
-                      std::int64_t period_ns = 0);
+                      std::int64_t period_ns = 0) {
+        return add_timer(owner, session, due_ns, period_ns, false);
+    }
+    // The same for what a service asks for at will: a limit for each owner, and a reserve that
+    // is left for the engine's own timers, so that those of calls and connections never fail.
+    TimerId add_bounded_timer(OwnerTimers& owner, std::uint64_t session, std::int64_t due_ns,
+                              std::int64_t period_ns = 0) {
+        return add_timer(owner, session, due_ns, period_ns, true);
+    }
     bool cancel_timer(OwnerTimers& owner, TimerId timer) { return timers_.cancel(timer, &owner); }
     // Posts what is due. Returns the time when something was, else 0. The thread that polls.
     std::int64_t advance_timers();
@@ -166,6 +175,8 @@ class Kernel {
 
   private:
     class TimerPoster;
+    TimerId add_timer(OwnerTimers& owner, std::uint64_t session, std::int64_t due_ns,
+                      std::int64_t period_ns, bool bounded);
     void bury(ActorCell* cell);
     void post_again(MessagePtr messages);
     std::int64_t now_ns() { return environment_.clock.now_ns(); }

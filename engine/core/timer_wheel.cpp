@@ -88,6 +88,8 @@ TimerWheel::TimerWheel(const Options& options)
     : seed_(options.seed),
       max_slots_(std::min(options.slots, kMaxSlots)),
       min_free_(options.free_slots),
+      per_owner_(options.per_owner),
+      reserved_(options.reserved),
       generations_(std::clamp(options.generations, 1u, kMaxGeneration)),
       tick_(tick_at(options.start_ns)),
       target_ns_(options.start_ns),
@@ -181,6 +183,10 @@ void TimerWheel::free_slot(std::uint32_t index) {
         slot(free_.last).next = index;
     }
     free_.last = index;
+}
+
+bool TimerWheel::only_reserve_left() const {
+    return std::uint64_t{counters_.waiting} + counters_.retired + reserved_ >= max_slots_;
 }
 
 // --- lists ---
@@ -319,9 +325,10 @@ void TimerWheel::publish_next_due() {
 // --- what others call ---
 
 TimerId TimerWheel::add(OwnerTimers& owner, std::uint64_t session, std::int64_t due_ns,
-                        std::int64_t period_ns) {
+                        std::int64_t period_ns, bool bounded) {
     const std::lock_guard lock(mutex_);
-    const std::uint32_t index = take_slot();
+    const bool refused = bounded && (owner.count_ >= per_owner_ || only_reserve_left());
+    const std::uint32_t index = refused ? kNone : take_slot();
     if (index == kNone) {
         ++counters_.refused;
         return {};

@@ -66,6 +66,9 @@ struct TimerWheelOptions {
     std::uint32_t slots = kMaxSlots;    // timers at a time, at most
     std::uint32_t free_slots = 65'536;  // a slot is used again after so many others at least
     std::uint32_t generations = kMaxGeneration;  // uses of a slot until it retires
+    // Of timers that are bounded: how many an owner may have, and how many slots are not for them.
+    std::uint32_t per_owner = (1u << 20) - 1;
+    std::uint32_t reserved = 1u << 18;
 };
 
 class TimerWheel {
@@ -94,11 +97,12 @@ class TimerWheel {
     // Adds a timer that expires in the first tick whose time is at or after `due_ns`, and in
     // the next one when that is past. With `period_ns` > 0 it repeats at due_ns + n *
     // period_ns, exactly (no drift); expiries that were missed are skipped, not made up for.
-    // Returns its id, or none when all slots are taken (see counters().refused).
+    // Returns its id, or none when all slots are taken; with `bounded` also when its owner has
+    // too many, or when the others' share of the slots is used up (see counters().refused).
     // next_due_ns() accounts for it when add() returns: who sleeps until an earlier
     // next_due_ns() needs waking if `due_ns` is before that.
     TimerId add(OwnerTimers& owner, std::uint64_t session, std::int64_t due_ns,
-                std::int64_t period_ns = 0);
+                std::int64_t period_ns = 0, bool bounded = false);
 
     // Cancels `id`. True: no callback of it happens any more. False: it isn't a waiting timer
     // (expired, cancelled, never was), or its callback is being handed out at this moment; a
@@ -160,6 +164,7 @@ class TimerWheel {
     Slot& slot(std::uint32_t index);
     std::uint32_t first_generation(std::uint32_t index) const;
     std::uint32_t take_slot();
+    bool only_reserve_left() const;
     void free_slot(std::uint32_t index);
     static std::uint32_t list_index(int level, std::int64_t tick);
     std::uint32_t list_for(std::int64_t tick) const;
@@ -180,6 +185,8 @@ class TimerWheel {
     const std::uint64_t seed_;
     const std::uint32_t max_slots_;
     const std::uint32_t min_free_;
+    const std::uint32_t per_owner_;
+    const std::uint32_t reserved_;
     const std::uint32_t generations_;
 
     mutable std::mutex mutex_;

@@ -22,7 +22,9 @@ std::int64_t check_ms(lua_State* L, int index, lua_Number least) {
     return static_cast<lua_Number>(whole) < ms ? whole + 1 : whole;
 }
 
-int too_many(lua_State* L) { return luaL_error(L, "over a million tasks or timers wait here"); }
+int too_many(lua_State* L) {
+    return luaL_error(L, "over a million tasks or timers wait here, or too many in the whole node");
+}
 
 // fork(body, ...)
 int time_fork(lua_State* L) {
@@ -121,6 +123,7 @@ int time_wait(lua_State* L) {
     switch (vm.wait_on(L, task, static_cast<std::uint64_t>(token), ms, &values)) {
         case 0: return lua_yield(L, 0);
         case 1: return values;
+        case -2: return too_many(L);
         default: return luaL_error(L, "core.wait: this token is unknown or was used before");
     }
 }

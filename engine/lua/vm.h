@@ -72,7 +72,8 @@ class Vm final : public Actor {
     // Takes a wait back that is not to be.
     void drop_wait(std::uint64_t session);
     std::uint64_t make_token(Service& service);
-    // -1: unknown or used; 0: the task has to yield; 1: woken before, the values are pushed.
+    // -2: too many timers; -1: unknown or used; 0: the task has to yield; 1: woken before, the
+    // values are pushed.
     int wait_on(lua_State* L, Task& task, std::uint64_t token, std::int64_t limit_ms, int* values);
     // Wakes with the `count` values on top of L's stack, which are popped.
     bool wake(lua_State* L, Service& service, std::uint64_t token, int count);

@@ -175,9 +175,10 @@ void Vm::loaded(Task* task) {
     // Only one that waits can take too long; a loop is the watchdog's.
     Service* still = find_service(handle);
     if (still != nullptr && still->state == Service::State::starting) {
-        kernel().add_timer(
+        const TimerId limit = kernel().add_timer(
             still->timers, kStartSession,
             TimerWheel::due_after(kernel().clock().now_ns(), host_.options().start_limit_ms));
+        if (!limit) fail_start(*still, "there are too many timers in the node");
     }
 }
 
@@ -234,13 +235,18 @@ void Vm::begin_stop(Service& service, std::string_view reason) {
         end_service(service, reason);
         return;
     }
+    const TimerId limit = kernel().add_timer(
+        service.timers, kStopSession,
+        TimerWheel::due_after(kernel().clock().now_ns(), host_.options().stop_limit_ms));
+    if (!limit) {
+        lua_pop(L_, 1);
+        end_service(service, reason);
+        return;
+    }
     Task* task = take_task(service, "on_stop");
     task->purpose = Purpose::stop;
     lua_xmove(L_, task->thread, 1);
     lua_pushlstring(task->thread, reason.data(), reason.size());
-    kernel().add_timer(
-        service.timers, kStopSession,
-        TimerWheel::due_after(kernel().clock().now_ns(), host_.options().stop_limit_ms));
     task->ready = true;
     // Not resumed here: who called may be in the middle of another task's end.
     ready_.emplace_back(task, 1);

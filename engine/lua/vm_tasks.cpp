@@ -301,8 +301,13 @@ void Vm::drop_wait(std::uint64_t session) {
 bool Vm::begin_sleep(Task& task, std::int64_t ms) {
     const std::uint64_t session = begin_wait(task, WaitKind::timer, {}, 0);
     if (session == 0) return false;
-    waits_[task.wait].timer = kernel().add_timer(
+    const TimerId timer = kernel().add_bounded_timer(
         task.service->timers, session, TimerWheel::due_after(kernel().clock().now_ns(), ms));
+    if (!timer) {
+        drop_wait(session);
+        return false;
+    }
+    waits_[task.wait].timer = timer;
     ++task.service->timer_count;
     return true;
 }
@@ -331,15 +336,19 @@ int Vm::wait_on(lua_State* L, Task& task, std::uint64_t token, std::int64_t limi
         free_wait(index);
         return 1;
     }
+    if (limit_ms > 0) {
+        wait->timer =
+            kernel().add_bounded_timer(task.service->timers, token,
+                                       TimerWheel::due_after(kernel().clock().now_ns(), limit_ms));
+        if (!wait->timer) {
+            free_wait(index);
+            return -2;
+        }
+        ++task.service->timer_count;
+    }
     wait->task = &task;
     --wait->service->token_count;
     task.wait = index;
-    if (limit_ms > 0) {
-        wait->timer =
-            kernel().add_timer(task.service->timers, token,
-                               TimerWheel::due_after(kernel().clock().now_ns(), limit_ms));
-        ++task.service->timer_count;
-    }
     return 0;
 }
 
@@ -421,7 +430,8 @@ void Vm::arm_limits() {
     }
     if (limit_timer_id_) kernel().cancel_timer(*limit_timer_, limit_timer_id_);
     limit_timer_id_ = kernel().add_timer(*limit_timer_, kLimitsSession, earliest);
-    limit_timer_due_ = earliest;
+    // Without one the next call that waits asks again.
+    limit_timer_due_ = limit_timer_id_ ? earliest : INT64_MAX;
 }
 
 void Vm::check_limits() {
@@ -495,11 +505,13 @@ std::uint64_t Vm::add_callback(lua_State* L, Service& service, std::int64_t dela
     callback.repeats = repeats;
     const std::uint64_t id =
         kCallbackBit | (std::uint64_t{callback.generation} << kIndexBits) | index;
-    callback.timer = kernel().add_timer(service.timers, id,
-                                        TimerWheel::due_after(kernel().clock().now_ns(), delay_ms),
-                                        repeats ? delay_ms * kNsPerMs : 0);
+    callback.timer = kernel().add_bounded_timer(
+        service.timers, id, TimerWheel::due_after(kernel().clock().now_ns(), delay_ms),
+        repeats ? ms_to_ns(delay_ms) : 0);
     ++service.timer_count;
-    return id;
+    if (callback.timer) return id;
+    free_callback(callback);
+    return 0;
 }
 
 Callback* Vm::find_callback(std::uint64_t id) {

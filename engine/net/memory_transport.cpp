@@ -58,7 +58,9 @@ void MemoryTransport::wake() {
 void MemoryTransport::deliver(What what, int to, std::string bytes) {
     const std::int64_t due = kernel_.clock().now_ns() + latency_ns_;
     deliveries_.push_back({due, what, to, std::move(bytes)});
-    kernel_.add_timer(*timers_, 0, due);
+    if (kernel_.add_timer(*timers_, 0, due)) return;
+    deliveries_.back().due_ns = 0;  // at once, or with what is before it
+    wake();
 }
 
 void MemoryTransport::hand_out() {

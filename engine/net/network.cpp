@@ -597,8 +597,12 @@ void Network::watch(Connection& c, std::int64_t due_ns) {
     const std::lock_guard lock(deadlines_mutex_);
     deadlines_.push({due_ns, c.id.value});
     if (due_ns >= armed_ns_) return;
-    armed_ns_ = due_ns;
-    kernel_.add_timer(*timers_, kSweepTimer, due_ns);
+    arm_sweep(due_ns);
+}
+
+// Under deadlines_mutex_. Without a timer the next deadline that is watched asks again.
+void Network::arm_sweep(std::int64_t due_ns) {
+    armed_ns_ = kernel_.add_timer(*timers_, kSweepTimer, due_ns) ? due_ns : INT64_MAX;
 }
 
 void Network::sweep() {
@@ -611,8 +615,8 @@ void Network::sweep() {
             due.push_back(deadlines_.top());
             deadlines_.pop();
         }
-        armed_ns_ = deadlines_.empty() ? INT64_MAX : deadlines_.top().due_ns;
-        if (!deadlines_.empty()) kernel_.add_timer(*timers_, kSweepTimer, armed_ns_);
+        armed_ns_ = INT64_MAX;
+        if (!deadlines_.empty()) arm_sweep(deadlines_.top().due_ns);
     }
     for (const Deadline& entry : due) {
         Locked c = find(ConnectionId{entry.id});

@@ -327,6 +327,7 @@ class Network {
     void count_end(Connection& connection);
     void release(Connection& connection);
     void watch(Connection& connection, std::int64_t due_ns);
+    void arm_sweep(std::int64_t due_ns);
     std::int64_t check_deadlines(Connection& connection, std::int64_t now_ns);
     void unpause(Connection& connection, std::uint32_t bits);
     PostResult post_event(const Connection& connection, Handle to, SocketEvent event,

@@ -152,10 +152,11 @@ void Network::on_accept(ListenerId id) {
 
 void Network::pause_accept(Listener& listener, std::atomic<std::uint64_t>& counter) {
     counter.fetch_add(1);
+    // Without a timer that ends the pause it just tries again.
+    if (!kernel_.add_timer(*timers_, kAcceptTimer, now_ns() + kAcceptRetryNs)) return;
     listener.paused = true;
     transport_->watch_listener(listener.descriptor, listener.id.value | kListenerToken, false);
     paused_listeners_.push_back(listener.id);
-    kernel_.add_timer(*timers_, kAcceptTimer, now_ns() + kAcceptRetryNs);
 }
 
 void Network::resume_accepts() {

@@ -302,21 +302,29 @@ Status NativeActor::send(const Receiver& to, std::string_view command, const Val
 void NativeActor::call(const Receiver& to, std::string_view command, const Values& arguments,
                        CallDone done, std::int64_t limit_ms) {
     if (state_ == State::dead) {
-        done(failed_call(Outcome::cancelled, "the service has ended"));
+        (void)guarded("the end of a call",
+                      [&] { done(failed_call(Outcome::cancelled, "the service has ended")); });
         return;
     }
     const std::uint64_t session = next_session_++;
     MessagePtr message;
     const Status status = make_command(MessageKind::call, resolve(kernel(), to), handle_, session,
                                        command, arguments, message);
+    OpenCall& open = calls_[session];
+    open.done = std::move(done);
+    const std::int64_t limit = limit_ms < 0 ? world_.call_limit_ms : limit_ms;
+    if (limit > 0) {
+        open.limit = kernel().add_timer(*timers_, session,
+                                        TimerWheel::due_after(kernel().clock().now_ns(), limit));
+    }
     CallResult failure;
     if (!status.ok()) {
         failure = failed_call(Outcome::error, status.message());
+    } else if (limit > 0 && !open.limit) {
+        failure = failed_call(Outcome::overloaded, "there are too many timers in the node");
     } else if (const PostResult result = kernel().post(message); result != PostResult::ok) {
         failure = refused_call(result, to);
     }
-    OpenCall& open = calls_[session];
-    open.done = std::move(done);
     if (!failure.ok()) {
         // Told later, as every other end: the caller has not returned yet.
         MessagePtr later = make_message(MessageKind::timer, handle_, {}, session);
@@ -324,12 +332,6 @@ void NativeActor::call(const Receiver& to, std::string_view command, const Value
             done(failure);
         };
         (void)kernel().post(later);
-        return;
-    }
-    const std::int64_t limit = limit_ms < 0 ? world_.call_limit_ms : limit_ms;
-    if (limit > 0) {
-        open.limit = kernel().add_timer(*timers_, session,
-                                        TimerWheel::due_after(kernel().clock().now_ns(), limit));
     }
 }
 
@@ -350,7 +352,7 @@ std::uint64_t NativeActor::add_timer(std::int64_t delay_ms, std::int64_t period_
     if (state_ == State::dead) return 0;
     const std::uint64_t session = next_session_++;
     const std::int64_t due = TimerWheel::due_after(kernel().clock().now_ns(), delay_ms);
-    const TimerId id = kernel().add_timer(*timers_, session, due, period_ms * kNsPerMs);
+    const TimerId id = kernel().add_bounded_timer(*timers_, session, due, ms_to_ns(period_ms));
     if (!id) return 0;
     timer_actions_[session] = {std::make_shared<std::function<void()>>(std::move(action)), id,
                                period_ms > 0};

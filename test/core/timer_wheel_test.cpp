@@ -606,5 +606,59 @@ TEST(TimerWheel, ARepeatingTimerNeverExpiresAfterACancelThatSaidTrue) {
     EXPECT_EQ(wheel.counters().waiting, 0u);
 }
 
+// Leaves its repetitions waiting.
+class Slow : public Counter {
+  public:
+    bool repeated(Handle, std::uint64_t, TimerId id, std::int64_t) override {
+        last = id;
+        ++count;
+        return false;
+    }
+    TimerId last;
+};
+
+TEST(TimerWheel, ARepetitionIsSkippedWhileTheOneBeforeIsNotHandled) {
+    Fixture fixture;
+    Slow sink;
+    const TimerId id = fixture.add_ms(1, 10, 10);
+    for (int ms = 0; ms <= 100; ++ms) fixture.wheel.advance(ms * kNsPerMs, sink);
+    EXPECT_EQ(sink.count, 1u);
+    EXPECT_EQ(sink.last, id);
+    EXPECT_EQ(fixture.wheel.counters().skipped, 9u);
+    fixture.wheel.handled(id);
+    fixture.wheel.advance(109 * kNsPerMs, sink);
+    EXPECT_EQ(sink.count, 1u) << "it keeps its times";
+    fixture.wheel.advance(110 * kNsPerMs, sink);
+    EXPECT_EQ(sink.count, 2u);
+    EXPECT_TRUE(fixture.wheel.cancel(id));
+    fixture.wheel.handled(id);  // late
+}
+
+TEST(TimerWheel, BoundedTimersLeaveOthersTheirShare) {
+    TimerWheelOptions options;
+    options.slots = 10;
+    options.free_slots = 0;
+    options.per_owner = 4;
+    options.reserved = 3;
+    TimerWheel wheel(options);
+    OwnerTimers greedy;
+    OwnerTimers second;
+    OwnerTimers engine;
+    const auto add = [&](OwnerTimers& owner, bool bounded) {
+        return wheel.add(owner, 1, 5 * kNsPerMs, 0, bounded);
+    };
+    for (int i = 0; i < 4; ++i) EXPECT_TRUE(add(greedy, true));
+    EXPECT_FALSE(add(greedy, true)) << "an owner has its limit";
+    for (int i = 0; i < 3; ++i) EXPECT_TRUE(add(second, true));
+    EXPECT_FALSE(add(second, true)) << "all of them together, too";
+    EXPECT_EQ(wheel.counters().refused, 2u);
+    for (int i = 0; i < 3; ++i) EXPECT_TRUE(add(engine, false));
+    EXPECT_FALSE(add(engine, false));
+    wheel.cancel_all(greedy);
+    EXPECT_TRUE(add(second, true));
+    wheel.cancel_all(second);
+    wheel.cancel_all(engine);
+}
+
 }  // namespace
 }  // namespace perilune

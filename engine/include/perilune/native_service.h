@@ -128,7 +128,8 @@ class NativeService {
               std::int64_t limit_ms = -1);
 
     // Calls `action` once, or each `period_ms` (1 at least), on this service's turn, never early.
-    // Returns what cancel() wants.
+    // Returns what cancel() wants; 0 when there are too many timers. When the service is late, a
+    // timer that repeats is called once, not for each period that has passed.
     std::uint64_t timeout(std::int64_t delay_ms, std::function<void()> action);
     std::uint64_t every(std::int64_t period_ms, std::function<void()> action);
     // False when it was gone already.
