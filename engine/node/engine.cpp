@@ -280,15 +280,20 @@ CallResult Node::Engine::spawn_and_wait(const ServiceConfig& service, int limit_
                                         Handle* handle) {
     const CallResult result = wait_for(
         [&](std::uint64_t session) -> std::optional<CallResult> {
+            const std::shared_lock life(life_mutex_);
             {
                 const std::lock_guard lock(state_mutex_);
-                if (stop_wanted_) return not_running();
-                if (state_.load() == State::starting) starting_session_ = session;
+                const bool starting = state_.load() == State::starting;
+                if (stop_wanted_ || (!starting && !running())) return not_running();
+                if (starting) starting_session_ = session;
             }
             return begin_spawn(service, session, handle);
         },
         limit_ms);
-    if (result.outcome == Outcome::timeout && *handle) host_->kill(*handle);
+    if (result.outcome == Outcome::timeout && *handle) {
+        const std::shared_lock life(life_mutex_);
+        if (state_.load() <= State::running) host_->kill(*handle);
+    }
     return result;
 }
 
@@ -452,10 +457,12 @@ Result<std::uint64_t> Node::Engine::spawn(const ServiceConfig& service, int limi
 
 bool Node::Engine::stop_service(const Receiver& service, int limit_ms) {
     if (!running()) return false;
-    const Handle handle = resolve(*kernel_, service);
-    if (!handle || handle == gate_->handle()) return false;
     const CallResult result = wait_for(
         [&](std::uint64_t session) -> std::optional<CallResult> {
+            const std::shared_lock life(life_mutex_);
+            if (!running()) return not_running();
+            const Handle handle = resolve(*kernel_, service);
+            if (!handle || handle == gate_->handle()) return failed_call(Outcome::dead, {});
             if (host_->stop(handle, gate_->handle(), session)) return std::nullopt;
             return failed_call(Outcome::dead, {});
         },
@@ -526,6 +533,8 @@ Result<ReloadResult> Node::Engine::reload(const std::string& name) {
     if (!running()) return not_running().status();
     const CallResult result = wait_for(
         [&](std::uint64_t session) -> std::optional<CallResult> {
+            const std::shared_lock life(life_mutex_);
+            if (!running()) return not_running();
             if (host_->reload(name, gate_->handle(), session)) return std::nullopt;
             return failed_call(Outcome::error, "another reload is under way");
         },
