@@ -154,7 +154,9 @@ int run(const std::string& file) {
     print_start(node);
     node.wait();
     signals.finish();
-    return orderly.load() ? 0 : 1;
+    if (orderly.load()) return 0;
+    std::fflush(nullptr);
+    _exit(1);  // a thread may be left that uses what would be destroyed now
 }
 
 }  // namespace

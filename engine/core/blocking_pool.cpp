@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <chrono>
 #include <system_error>
 #include <utility>
 
@@ -19,7 +20,7 @@ BlockingPool::BlockingPool(const Options& options)
       max_waiting_(options.queue),
       deterministic_(options.deterministic) {}
 
-BlockingPool::~BlockingPool() { stop(); }
+BlockingPool::~BlockingPool() { (void)stop(kNoDeadline); }
 
 bool BlockingPool::submit(std::function<void()> run, std::function<void()> cancelled) {
     std::unique_lock lock(mutex_);
@@ -50,6 +51,7 @@ void BlockingPool::start_thread() {
     try {
         threads_.emplace_back([this] { work(); });
         ++idle_;
+        ++working_;
     } catch (const std::system_error&) {  // out of threads: those that run must do
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
@@ -60,7 +62,7 @@ void BlockingPool::work() {
     std::unique_lock lock(mutex_);
     while (true) {
         wake_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
-        if (waiting_.empty()) return;
+        if (waiting_.empty()) break;
         Job job = std::move(waiting_.front());
         waiting_.pop_front();
         --idle_;
@@ -73,6 +75,7 @@ void BlockingPool::work() {
         ++counters_.finished;
         ++idle_;
     }
+    if (--working_ == 0) ended_.notify_all();
 }
 
 bool BlockingPool::run_one() {
@@ -90,23 +93,35 @@ bool BlockingPool::run_one() {
     return true;
 }
 
-void BlockingPool::stop() {
+bool BlockingPool::stop(std::int64_t deadline_ns) {
     std::deque<Job> dropped;
-    std::vector<std::thread> threads;
     {
         const std::lock_guard lock(mutex_);
         stopping_ = true;
         dropped.swap(waiting_);
-        threads.swap(threads_);
         counters_.cancelled += dropped.size();
-        counters_.threads += threads.size();
     }
     wake_.notify_all();
     for (Job& job : dropped) {
         if (job.cancelled) job.cancelled();
         job = {};
     }
+    std::vector<std::thread> threads;
+    {
+        std::unique_lock lock(mutex_);
+        const auto ended = [this] { return working_ == 0; };
+        if (deadline_ns == kNoDeadline) {
+            ended_.wait(lock, ended);
+        } else {
+            const std::chrono::steady_clock::time_point deadline{
+                std::chrono::nanoseconds(deadline_ns)};
+            if (!ended_.wait_until(lock, deadline, ended)) return false;
+        }
+        threads.swap(threads_);
+        counters_.threads += threads.size();
+    }
     for (std::thread& thread : threads) thread.join();
+    return true;
 }
 
 BlockingPool::Counters BlockingPool::counters() const {

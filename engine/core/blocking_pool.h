@@ -17,6 +17,8 @@
 #include <thread>
 #include <vector>
 
+#include "core/stack_thread.h"
+
 namespace perilune {
 
 struct BlockingPoolOptions {
@@ -40,7 +42,7 @@ class BlockingPool {
     };
 
     explicit BlockingPool(const Options& options = {});
-    ~BlockingPool();  // stop()
+    ~BlockingPool();  // stop(), for as long as it takes
     BlockingPool(const BlockingPool&) = delete;
     BlockingPool& operator=(const BlockingPool&) = delete;
 
@@ -53,9 +55,10 @@ class BlockingPool {
     // and always when the pool has threads.
     bool run_one();
 
-    // Final: refuses new jobs, cancels the waiting ones on this thread, waits for the running ones
-    // however long they take. Calling it again does nothing.
-    void stop();
+    // Final: refuses new jobs, cancels the waiting ones on this thread, waits for the running
+    // ones. False when one still runs at `deadline_ns` of the monotonic clock; then it may be
+    // called again.
+    [[nodiscard]] bool stop(std::int64_t deadline_ns);
 
     Counters counters() const;
 
@@ -74,10 +77,12 @@ class BlockingPool {
 
     mutable std::mutex mutex_;
     std::condition_variable wake_;
+    std::condition_variable ended_;
     // Guarded by mutex_.
     std::deque<Job> waiting_;
     std::vector<std::thread> threads_;
-    std::size_t idle_ = 0;  // threads that wait for a job
+    std::size_t idle_ = 0;     // threads that wait for a job
+    std::size_t working_ = 0;  // threads that have not ended
     bool stopping_ = false;
     Counters counters_{};
 };

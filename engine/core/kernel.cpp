@@ -77,11 +77,11 @@ Kernel::Kernel(const KernelOptions& options, const Environment& environment)
 
 Kernel::~Kernel() { stop(); }
 
-void Kernel::start() { scheduler_->start(); }
+Status Kernel::start() { return scheduler_->start(); }
 
-void Kernel::stop() {
-    scheduler_->stop();
-    blocking_.stop();
+bool Kernel::stop(std::int64_t deadline_ns) {
+    const bool workers_ended = scheduler_->stop(deadline_ns);
+    if (!blocking_.stop(deadline_ns) || !workers_ended) return false;
     // No thread runs them any more, so this one may. Without the lock: actors that end take
     // locks of their own.
     std::vector<std::unique_ptr<Actor>> actors;
@@ -90,6 +90,7 @@ void Kernel::stop() {
         for (const auto& cell : cells_) actors.push_back(std::move(cell->actor));
     }
     actors.clear();
+    return true;
 }
 
 ActorCell* Kernel::create_cell(std::unique_ptr<Actor> actor) {

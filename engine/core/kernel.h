@@ -27,6 +27,7 @@
 #include "core/registry.h"
 #include "core/scheduler.h"
 #include "core/shared_tree.h"
+#include "core/stack_thread.h"
 #include "core/timer_wheel.h"
 
 namespace perilune {
@@ -74,10 +75,13 @@ class Kernel {
     Kernel(const Kernel&) = delete;
     Kernel& operator=(const Kernel&) = delete;
 
-    void start();
-    // Ends the workers. Actors that still live are destroyed without further messages: who
-    // wants an orderly stop asks the services first.
-    void stop();
+    // Errors: unavailable (threads), and then nothing runs.
+    [[nodiscard]] Status start();
+    // Ends the threads. Actors that still live are destroyed without further messages: who
+    // wants an orderly stop asks the services first. False when a thread is still in a C or C++
+    // function at `deadline_ns` of the monotonic clock: then everything stays as it is, and it
+    // may be called again.
+    bool stop(std::int64_t deadline_ns = kNoDeadline);
 
     // --- actors and services ---
 

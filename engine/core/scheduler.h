@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "core/actor.h"
+#include "perilune/status.h"
 
 namespace perilune {
 
@@ -22,6 +23,7 @@ struct SchedulerCounters {
     std::uint64_t steals = 0;
     std::uint64_t wakes = 0;  // parked workers and sleeping pollers that were woken
     std::uint64_t spares_started = 0;
+    std::uint64_t spares_refused = 0;   // attempts for which the system had no thread
     std::uint64_t long_dispatches = 0;  // reported by the watchdog
     std::uint64_t interrupts = 0;       // ended by the watchdog
     int workers = 0;
@@ -32,9 +34,11 @@ class Scheduler {
   public:
     virtual ~Scheduler() = default;
 
-    virtual void start() = 0;
-    // Ends all workers and joins them. What waits in mailboxes stays there.
-    virtual void stop() = 0;
+    // Errors: unavailable (threads), and then none runs.
+    [[nodiscard]] virtual Status start() = 0;
+    // Ends all workers and joins them. What waits in mailboxes stays there. False when one is
+    // still in a dispatch at `deadline_ns` of the monotonic clock; then it may be called again.
+    [[nodiscard]] virtual bool stop(std::int64_t deadline_ns) = 0;
 
     // `cell` has something to do and is in no queue (PushResult::wake_actor). Any thread.
     virtual void schedule(ActorCell* cell) = 0;

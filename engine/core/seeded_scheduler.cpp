@@ -12,20 +12,20 @@ constexpr int kPatience = 100'000;
 SeededScheduler::SeededScheduler(Kernel& kernel, VirtualClock& clock, std::uint64_t seed)
     : kernel_(kernel), clock_(clock), random_(seed) {}
 
-SeededScheduler::~SeededScheduler() { stop(); }
+SeededScheduler::~SeededScheduler() { (void)stop(kNoDeadline); }
 
-void SeededScheduler::start() {
-    thread_.start([this] { run(); });
+Status SeededScheduler::start() {
+    return thread_.start([this] { run(); });
 }
 
-void SeededScheduler::stop() {
-    if (!thread_.joinable()) return;
+bool SeededScheduler::stop(std::int64_t deadline_ns) {
+    if (!thread_.joinable()) return true;
     {
         const std::lock_guard lock(mutex_);
         stopping_ = true;
         signal_.notify_one();
     }
-    thread_.join();
+    return thread_.join(deadline_ns);
 }
 
 void SeededScheduler::schedule(ActorCell* cell) {
@@ -97,9 +97,6 @@ bool SeededScheduler::step() {
         return true;
     }
     if (kernel_.blocking().run_one()) return true;
-    for (const std::function<bool()>& source : sources_) {
-        if (source()) return true;
-    }
     const std::int64_t due = kernel_.timers().next_due_ns();
     if (due == INT64_MAX) return false;
     clock_.advance_to(due);

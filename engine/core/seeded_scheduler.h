@@ -27,18 +27,14 @@ class SeededScheduler final : public Scheduler {
     SeededScheduler(Kernel& kernel, VirtualClock& clock, std::uint64_t seed);
     ~SeededScheduler() override;
 
-    void start() override;
-    void stop() override;
+    Status start() override;
+    bool stop(std::int64_t deadline_ns) override;
     void schedule(ActorCell* cell) override;
     bool message_posted(std::int64_t bytes, bool bounded) override;
     void messages_taken(std::int64_t bytes) override;
     void timer_added(std::int64_t due_ns) override;
     bool on_worker() const override;
     SchedulerCounters counters() const override;
-
-    // Something outside the mailboxes that can go on: an in-memory network. Returns true when
-    // it did something. Called when no actor can run. Before start().
-    void add_source(std::function<bool()> source) { sources_.push_back(std::move(source)); }
 
   private:
     void run();
@@ -48,7 +44,6 @@ class SeededScheduler final : public Scheduler {
     Kernel& kernel_;
     VirtualClock& clock_;
     SeededRandom random_;
-    std::vector<std::function<bool()>> sources_;  // constant after start
 
     std::vector<ActorCell*> runnable_;  // the scheduler's thread
     int steps_of_patience_ = 0;         // the scheduler's thread

@@ -1,44 +1,65 @@
 #include "core/stack_thread.h"
 
-#include <cstdio>
+#include <chrono>
+#include <csignal>
 #include <cstdlib>
-#include <memory>
+#include <cstring>
 #include <utility>
 
 namespace perilune {
 
-namespace {
+StackThread::~StackThread() {
+    if (joinable_) std::abort();
+}
 
-void* run_body(void* argument) {
-    const std::unique_ptr<std::function<void()>> body(
-        static_cast<std::function<void()>*>(argument));
-    (*body)();
+void* StackThread::run(void* argument) {
+    auto& self = *static_cast<StackThread*>(argument);
+    self.body_();
+    const std::lock_guard lock(self.mutex_);
+    self.runs_ = false;
+    self.ended_.notify_all();
     return nullptr;
 }
 
-}  // namespace
-
-StackThread::~StackThread() {
-    if (started_) std::abort();  // as std::thread does
-}
-
-void StackThread::start(std::function<void()> body) {
-    auto argument = std::make_unique<std::function<void()>>(std::move(body));
+Status StackThread::start(std::function<void()> body) {
+    body_ = std::move(body);
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, kStackBytes);
-    if (pthread_create(&thread_, &attributes, run_body, argument.get()) != 0) {
-        std::fprintf(stderr, "perilune: the system has no thread left\n");
-        std::abort();
+    int error = 0;
+    {
+        // Nobody sees the thread before its id is written.
+        const std::lock_guard lock(mutex_);
+        error = pthread_create(&thread_, &attributes, run, this);
+        runs_ = error == 0;
     }
-    (void)argument.release();
     pthread_attr_destroy(&attributes);
-    started_ = true;
+    joinable_ = error == 0;
+    if (joinable_) return {};
+    return Status::error(StatusCode::unavailable, "the system has no thread left: %s",
+                         std::strerror(error));
 }
 
-void StackThread::join() {
+bool StackThread::join(std::int64_t deadline_ns) {
+    {
+        std::unique_lock lock(mutex_);
+        const auto ended = [this] { return !runs_; };
+        if (deadline_ns == kNoDeadline) {
+            ended_.wait(lock, ended);
+        } else {
+            const std::chrono::steady_clock::time_point deadline{
+                std::chrono::nanoseconds(deadline_ns)};
+            if (!ended_.wait_until(lock, deadline, ended)) return false;
+        }
+    }
     pthread_join(thread_, nullptr);
-    started_ = false;
+    joinable_ = false;
+    return true;
+}
+
+void StackThread::interrupt(int signal) {
+    const std::lock_guard lock(mutex_);
+    if (runs_) pthread_kill(thread_, signal);
 }
 
 }  // namespace perilune

@@ -1,10 +1,9 @@
 #include "core/watchdog.h"
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <system_error>
 
 #include "core/kernel.h"
 #include "core/work_scheduler.h"
@@ -52,7 +51,7 @@ Watchdog::Watchdog(WorkScheduler& scheduler) : scheduler_(scheduler) {}
 
 Watchdog::~Watchdog() { stop(); }
 
-void Watchdog::start() {
+Status Watchdog::start() {
     signal_ = scheduler_.kernel_.options().interrupt_signal;
     if (signal_ == 0) signal_ = SIGRTMIN + 4;
     struct sigaction action = {};
@@ -60,7 +59,13 @@ void Watchdog::start() {
     action.sa_flags = SA_RESTART;
     sigaction(signal_, &action, nullptr);
     sights_.resize(scheduler_.workers_.size());
-    thread_ = std::thread([this] { run(); });
+    try {
+        thread_ = std::thread([this] { run(); });
+    } catch (const std::system_error& error) {
+        return Status::error(StatusCode::unavailable, "the system has no thread left: %s",
+                             error.what());
+    }
+    return {};
 }
 
 void Watchdog::stop() {
@@ -148,7 +153,7 @@ void Watchdog::interrupt(Worker& worker, std::uint64_t serial, InterruptLevel le
     worker.interrupt_level.store(static_cast<std::uint8_t>(level));
     worker.interrupt_serial.store(serial);
 #if !defined(PERILUNE_TSAN)
-    pthread_kill(worker.thread.native_handle(), signal_);
+    worker.thread.interrupt(signal_);
 #endif
 }
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/actor.h"
+#include "perilune/status.h"
 
 namespace perilune {
 
@@ -25,7 +26,8 @@ class Watchdog {
     explicit Watchdog(WorkScheduler& scheduler);
     ~Watchdog();
 
-    void start();
+    // Errors: unavailable, when the system has no thread left.
+    [[nodiscard]] Status start();
     void stop();
 
     // The calling thread is `worker` from now on (null: none), for the signal's handler.

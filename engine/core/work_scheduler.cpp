@@ -87,23 +87,30 @@ WorkScheduler::WorkScheduler(Kernel& kernel)
     parked_.reserve(workers_.size());
 }
 
-WorkScheduler::~WorkScheduler() { stop(); }
+WorkScheduler::~WorkScheduler() { (void)stop(kNoDeadline); }
 
-void WorkScheduler::start() {
+Status WorkScheduler::start() {
     cycles_per_ms();
-    for (int i = 0; i < base_workers_; ++i) {
-        Worker& worker = *workers_[i];
-        worker.active.store(true);
-        worker.thread.start([this, &worker] { run(worker); });
-    }
-    watchdog_.start();
+    Status status;
+    for (int i = 0; i < base_workers_ && status.ok(); ++i) status = start_worker(*workers_[i]);
+    if (status.ok()) status = watchdog_.start();
+    if (!status.ok()) (void)stop(kNoDeadline);
+    return status;
 }
 
-void WorkScheduler::stop() {
-    if (stopping_.exchange(true)) return;
+Status WorkScheduler::start_worker(Worker& worker) {
+    worker.active.store(true);
+    Status status = worker.thread.start([this, &worker] { run(worker); });
+    if (!status.ok()) worker.active.store(false);
+    return status;
+}
+
+bool WorkScheduler::stop(std::int64_t deadline_ns) {
+    stopping_.store(true);
     kernel_.poller().wake();
     while (unpark_one()) {
     }
+    bool ended = true;
     const std::lock_guard lock(spare_mutex_);
     for (const auto& worker : workers_) {
         if (!worker->thread.joinable()) continue;
@@ -113,10 +120,11 @@ void WorkScheduler::stop() {
             worker->unparked = true;
             worker->park_signal.notify_one();
         }
-        worker->thread.join();
+        ended = worker->thread.join(deadline_ns) && ended;
     }
     // Last, since only the watchdog can end a dispatch that would never end.
-    watchdog_.stop();
+    if (ended) watchdog_.stop();
+    return ended;
 }
 
 Worker* WorkScheduler::current() const {
@@ -393,11 +401,14 @@ bool WorkScheduler::start_spare() {
     for (std::size_t i = base_workers_; i < workers_.size(); ++i) {
         Worker& worker = *workers_[i];
         if (worker.active.load()) continue;
-        if (worker.thread.joinable()) worker.thread.join();
-        worker.active.store(true);
-        worker.thread.start([this, &worker] { run(worker); });
-        spares_started_.fetch_add(1, std::memory_order_relaxed);
-        return true;
+        if (worker.thread.joinable()) (void)worker.thread.join(kNoDeadline);
+        const Status status = start_worker(worker);
+        if (status.ok()) {
+            spares_started_.fetch_add(1, std::memory_order_relaxed);
+        } else if (spares_refused_.fetch_add(1, std::memory_order_relaxed) == 0) {
+            kernel_.log().error("node", "no spare worker could be started: %s", status.message());
+        }
+        return status.ok();
     }
     return false;
 }
@@ -412,6 +423,7 @@ SchedulerCounters WorkScheduler::counters() const {
     }
     sum.wakes = wakes_.load(std::memory_order_relaxed);
     sum.spares_started = spares_started_.load(std::memory_order_relaxed);
+    sum.spares_refused = spares_refused_.load(std::memory_order_relaxed);
     sum.long_dispatches = watchdog_.long_dispatches();
     sum.interrupts = watchdog_.interrupts();
     return sum;

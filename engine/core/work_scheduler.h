@@ -34,8 +34,8 @@ class WorkScheduler final : public Scheduler {
     explicit WorkScheduler(Kernel& kernel);
     ~WorkScheduler() override;
 
-    void start() override;
-    void stop() override;
+    Status start() override;
+    bool stop(std::int64_t deadline_ns) override;
     void schedule(ActorCell* cell) override;
     bool message_posted(std::int64_t bytes, bool bounded) override;
     void messages_taken(std::int64_t bytes) override;
@@ -60,6 +60,7 @@ class WorkScheduler final : public Scheduler {
     bool work_waits() const;
     void wake_somebody();
     bool unpark_one();
+    Status start_worker(Worker& worker);
     bool start_spare();
     void requeue(Worker& worker, ActorCell* cell);
     void charge(Worker* worker, std::int64_t bytes);
@@ -78,6 +79,7 @@ class WorkScheduler final : public Scheduler {
     std::atomic<std::int64_t> mailbox_bytes_{0};
     std::atomic<std::uint64_t> wakes_{0};
     std::atomic<std::uint64_t> spares_started_{0};
+    std::atomic<std::uint64_t> spares_refused_{0};
 
     std::mutex parked_mutex_;
     std::vector<Worker*> parked_;  // guarded by parked_mutex_

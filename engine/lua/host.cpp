@@ -504,6 +504,7 @@ Table LuaHost::node_stats() {
     put("workers", static_cast<std::uint64_t>(scheduler.workers));
     put("spares", static_cast<std::uint64_t>(scheduler.spares));
     put("spares_started", scheduler.spares_started);
+    put("spares_refused", scheduler.spares_refused);
     put("long_dispatches", scheduler.long_dispatches);
     put("interrupts", scheduler.interrupts);
     const Registry::Counters registry = kernel_.registry().counters();

@@ -21,6 +21,8 @@ namespace {
 constexpr int kServiceStopMs = 10'000;    // for the on_stop of one service
 constexpr std::int64_t kKillMs = 1'000;   // for killed services to be gone
 constexpr std::int64_t kCloseMs = 5'000;  // for connections to deliver what waits
+constexpr std::int64_t kEndMs = 2'000;    // for threads to end, also when the time is over
+constexpr int kReserveMs = 3'000;         // of a long limit, for what comes after the services
 constexpr int kReloadMs = 10'000;
 constexpr std::int64_t kSpawnSlackMs = 1'000;  // the service's own limit is to be hit first
 
@@ -77,7 +79,7 @@ Node::Engine::~Engine() {
     (void)stop(-1);
     // The kernel's actors went in stop(), those of a node that never ran go with the kernel:
     // they refer to what is destroyed before it.
-    if (kernel_ != nullptr) kernel_->stop();
+    if (kernel_ != nullptr) (void)kernel_->stop();
     if (natives_ != nullptr) natives_->door->shut();
     gate_.reset();
     host_.reset();
@@ -113,7 +115,7 @@ Status Node::Engine::start() {
         state_.store(status.ok() ? State::running : State::stopping);
     }
     if (status.ok()) return status;
-    if (kernel_ != nullptr) (void)shut_down(deadline_after(config_.stop_limit_ms));
+    if (kernel_ != nullptr) (void)shut_down(config_.stop_limit_ms);
     end(State::stopped);
     return status;
 }
@@ -214,7 +216,8 @@ Status Node::Engine::build() {
         NativeWorld{*kernel_, std::make_shared<Door>(*kernel_), config_.call_limit_ms});
 
     if (Status status = network_->start(); !status.ok()) return status;
-    kernel_->start();
+    threads_left_.store(true);
+    if (Status status = kernel_->start(); !status.ok()) return status;
     started_kernel_.store(kernel_.get());
     gate_ = std::make_unique<HostGate>(*kernel_);
     return {};
@@ -301,11 +304,16 @@ CallResult Node::Engine::spawn_and_wait(const ServiceConfig& service, int limit_
 
 bool Node::Engine::stop(int limit_ms) {
     if (on_worker()) return false;
+    const int limit = limit_ms < 0 ? config_.stop_limit_ms : limit_ms;
     {
         std::unique_lock lock(state_mutex_);
         if (state_.load() == State::fresh) {
             state_.store(State::stopped);
             return true;
+        }
+        if (state_.load() == State::stopped) {
+            lock.unlock();
+            return end_threads(deadline_after(limit));
         }
         if (state_.load() != State::running) {
             // Starting: start() cleans up. Stopping: somebody else does.
@@ -315,17 +323,18 @@ bool Node::Engine::stop(int limit_ms) {
             if (state_.load() == State::starting && session != 0) {
                 (void)gate_->finish(session, not_running());
             }
-            return wait(-1);
+            return wait(-1) && threads_ended();
         }
         state_.store(State::stopping);
     }
-    const int limit = limit_ms < 0 ? config_.stop_limit_ms : limit_ms;
-    const bool orderly = shut_down(deadline_after(limit));
+    const bool orderly = shut_down(limit);
     end(State::stopped);
     return orderly;
 }
 
-bool Node::Engine::shut_down(std::int64_t deadline_ns) {
+bool Node::Engine::shut_down(int limit_ms) {
+    const std::int64_t end_ns = deadline_after(limit_ms);
+    const std::int64_t deadline_ns = end_ns - std::min(limit_ms / 5, kReserveMs) * kNsPerMs;
     bool orderly = true;
     for (; !started_.empty(); started_.pop_back()) {
         orderly = stop_and_wait(started_.back(), deadline_ns) && orderly;
@@ -334,14 +343,24 @@ bool Node::Engine::shut_down(std::int64_t deadline_ns) {
     if (!orderly) kill_others();
     close_connections(deadline_ns);
     if (gate_ != nullptr) gate_->close("the node has stopped");
-    {
-        // Whoever posts for a host thread is done with it before the workers end.
-        const std::unique_lock lock(life_mutex_);
-        natives_->door->shut();
-        kernel_->stop();
+    // Whoever does something for a host thread is done with it before the workers end, and nobody
+    // begins any more.
+    { const std::unique_lock lock(life_mutex_); }
+    natives_->door->shut();
+    if (!end_threads(std::max(end_ns, deadline_after(kEndMs)))) {
+        orderly = false;
+        log_->error("node",
+                    "a thread is left behind: it is in a C or C++ function that does not "
+                    "return");
     }
     (void)log_->flush(std::max<std::int64_t>(ms_until(deadline_ns), 100) * kNsPerMs);
     return orderly;
+}
+
+bool Node::Engine::end_threads(std::int64_t deadline_ns) {
+    const std::lock_guard lock(end_mutex_);
+    if (threads_left_.load()) threads_left_.store(!kernel_->stop(deadline_ns));
+    return threads_ended();
 }
 
 // True when the service is dead.

@@ -14,6 +14,8 @@
 //   4. Connections deliver what waits and close.
 //   5. Calls of host threads that still wait end as cancelled; the workers end; the log is
 //      flushed.
+//   Nothing can end a thread in a C or C++ function that doesn't return. When the time is over it
+//   is left behind, with all that it may still use: the engine is not destroyed then.
 #pragma once
 
 #include <atomic>
@@ -52,6 +54,8 @@ class Node::Engine {
     bool stop(int limit_ms);
     bool wait(int limit_ms);
     bool running() const { return state_.load() == State::running; }
+    // False when stop() had to leave a thread behind: then the engine must not be destroyed.
+    bool threads_ended() const { return !threads_left_.load(); }
 
     Result<std::uint64_t> spawn(const ServiceConfig& service, int limit_ms);
     bool stop_service(const Receiver& service, int limit_ms);
@@ -84,7 +88,8 @@ class Node::Engine {
                                          const Values& arguments, std::uint64_t session);
     CallResult wait_for(const Begin& begin, std::int64_t limit_ms);
 
-    bool shut_down(std::int64_t deadline_ns);
+    bool shut_down(int limit_ms);
+    bool end_threads(std::int64_t deadline_ns);
     bool stop_and_wait(Handle handle, std::int64_t deadline_ns);
     bool stop_others(std::int64_t deadline_ns);
     std::vector<Handle> others() const;
@@ -125,6 +130,9 @@ class Node::Engine {
     // Guarded by state_mutex_.
     std::uint64_t starting_session_ = 0;  // of the spawn that start() waits for
     bool stop_wanted_ = false;            // while it starts
+
+    std::mutex end_mutex_;                   // one thread at a time ends those of the kernel
+    std::atomic<bool> threads_left_{false};  // from the kernel's start; written under end_mutex_
 
     std::vector<Handle> started_;  // services of the config; the thread that starts or stops
 };

@@ -17,7 +17,11 @@ bool stock_luajit() {
 }
 
 Node::Node(Config config) : engine_(std::make_unique<Engine>(std::move(config))) {}
-Node::~Node() = default;
+
+Node::~Node() {
+    (void)engine_->stop(engine_->running() ? -1 : 0);
+    if (!engine_->threads_ended()) (void)engine_.release();  // they use it still
+}
 
 void Node::register_service(const std::string& script, NativeServiceFactory factory) {
     engine_->register_service(script, std::move(factory));

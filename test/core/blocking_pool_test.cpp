@@ -92,7 +92,7 @@ TEST(BlockingPool, StopFinishesWhatRunsAndCancelsWhatWaits) {
             [&] { ++cancelled; }));
     }
     wait_until([&] { return pool.counters().running == 2; });
-    std::thread stopper([&] { pool.stop(); });
+    std::thread stopper([&] { EXPECT_TRUE(pool.stop(kNoDeadline)); });
     wait_until([&] { return cancelled.load() == 10; });
     EXPECT_EQ(ran.load(), 0);
     EXPECT_FALSE(pool.submit([] {}));
@@ -101,7 +101,7 @@ TEST(BlockingPool, StopFinishesWhatRunsAndCancelsWhatWaits) {
     EXPECT_EQ(ran.load(), 2);
     EXPECT_EQ(pool.counters().cancelled, 10u);
     EXPECT_EQ(pool.counters().finished, 2u);
-    pool.stop();
+    EXPECT_TRUE(pool.stop(kNoDeadline));
 }
 
 TEST(BlockingPool, SubmittersThatRaceWithStopSeeEveryJobEndOnce) {
@@ -117,7 +117,7 @@ TEST(BlockingPool, SubmittersThatRaceWithStopSeeEveryJobEndOnce) {
                 }
             });
         }
-        pool.stop();
+        EXPECT_TRUE(pool.stop(kNoDeadline));
         for (std::thread& thread : threads) thread.join();
         EXPECT_EQ(accepted.load(), ended.load());
     }
@@ -152,7 +152,7 @@ TEST(BlockingPool, ADeterministicPoolRunsJobsInOrderOnTheThreadThatAsks) {
     EXPECT_EQ(order, "abcd");
     bool cancelled = false;
     ASSERT_TRUE(pool.submit([] {}, [&] { cancelled = true; }));
-    pool.stop();
+    EXPECT_TRUE(pool.stop(kNoDeadline));
     EXPECT_TRUE(cancelled);
     EXPECT_EQ(pool.counters().threads, 0u);
 }

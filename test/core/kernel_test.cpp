@@ -4,9 +4,11 @@
 
 #include <chrono>
 #include <functional>
+#include <future>
 #include <thread>
 
 #include "core/cycles.h"
+#include "no_threads.h"
 
 namespace perilune {
 namespace {
@@ -72,7 +74,7 @@ TEST_F(KernelTest, APostedMessageIsHandled) {
     make();
     std::atomic<int> handled{0};
     const Made service = add([&](MessagePtr) { ++handled; });
-    kernel->start();
+    ASSERT_TRUE(kernel->start().ok());
     EXPECT_EQ(send(service.handle), PostResult::ok);
     EXPECT_TRUE(eventually([&] { return handled == 1; }));
 }
@@ -135,7 +137,7 @@ TEST_F(KernelTest, CallsThatWaitForAServiceThatDiesAreAnsweredDead) {
         ASSERT_EQ(send(callee.handle, i, caller.handle, MessageKind::call), PostResult::ok);
     }
     ASSERT_EQ(send(callee.handle), PostResult::ok);
-    kernel->start();
+    ASSERT_TRUE(kernel->start().ok());
     EXPECT_TRUE(eventually([&] { return dead == 20; }));
     EXPECT_TRUE(eventually([&] { return kernel->counters().dead_letters == 1; }));
 }
@@ -155,7 +157,7 @@ TEST_F(KernelTest, AMonitorIsToldAfterTheLastAnswer) {
     ASSERT_TRUE(kernel->registry().monitor(watcher.handle, target.handle));
     const std::vector<Handle> watchers = kernel->remove_service(target.handle);
     kernel->tell_down(target.handle, watchers, "test");
-    kernel->start();
+    ASSERT_TRUE(kernel->start().ok());
     EXPECT_TRUE(eventually([&] { return told.load(); }));
     EXPECT_EQ(seen.size(), 1u);
 }
@@ -191,7 +193,7 @@ TEST_F(KernelTest, KeepsTheOrderOfEachSenderWhileActorsMoveBetweenWorkers) {
         };
         ASSERT_EQ(send(sender.handle), PostResult::ok);
     }
-    kernel->start();
+    ASSERT_TRUE(kernel->start().ok());
     EXPECT_TRUE(eventually([&] { return received == kSenders * kEach; }));
     EXPECT_EQ(wrong.load(), 0);
 }
@@ -202,7 +204,7 @@ TEST_F(KernelTest, TimersReachTheirOwnerAndAreNeverEarly) {
     const Made service = add([&](MessagePtr message) {
         if (message->kind == MessageKind::timer) came = clock.now_ns();
     });
-    kernel->start();
+    ASSERT_TRUE(kernel->start().ok());
     OwnerTimers timers(service.handle);
     const std::int64_t due = clock.now_ns() + 20 * kNsPerMs;
     kernel->add_timer(timers, 7, due);
@@ -219,7 +221,7 @@ TEST_F(KernelTest, BlockingWorkComesBackAsAMessage) {
         EXPECT_EQ(message->payload(), "result");
         done = true;
     });
-    kernel->start();
+    ASSERT_TRUE(kernel->start().ok());
     EXPECT_TRUE(kernel->run_blocking([](Message& message) { message.set_payload("result"); },
                                      make_message(MessageKind::work, service.handle, {}, 1)));
     EXPECT_TRUE(eventually([&] { return done.load(); }));
@@ -248,7 +250,7 @@ TEST_F(KernelTest, TimersAndServicesGoOnWhileEveryWorkerComputes) {
         ASSERT_EQ(send(computing.handle), PostResult::ok);
     }
     const Made ticking = add([&](MessagePtr) { ++ticks; });
-    kernel->start();
+    ASSERT_TRUE(kernel->start().ok());
     ASSERT_TRUE(eventually([&] { return busy == 2; }));
     OwnerTimers timers(ticking.handle);
     kernel->add_timer(timers, 1, clock.now_ns() + 10 * kNsPerMs, 10 * kNsPerMs);
@@ -257,6 +259,91 @@ TEST_F(KernelTest, TimersAndServicesGoOnWhileEveryWorkerComputes) {
     EXPECT_GE(kernel->scheduler().counters().spares_started, 1u);
     kernel->timers().cancel_all(timers);
     kernel->stop();
+}
+
+TEST_F(KernelTest, ARepeatingTimerHasOneMessageInTheMailboxHoweverSlowItIsHandled) {
+    make();
+    std::atomic<int> handled{0};
+    std::atomic<std::uint64_t> most{0};
+    Made slow = add();
+    slow.actor->on_message = [&](MessagePtr) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        most = std::max(most.load(), slow.cell->mailbox.load().count());
+        ++handled;
+    };
+    ASSERT_TRUE(kernel->start().ok());
+    OwnerTimers timers(slow.handle);
+    kernel->add_timer(timers, 1, clock.now_ns(), kNsPerMs);
+    EXPECT_TRUE(eventually([&] { return handled >= 10; }));
+    kernel->timers().cancel_all(timers);
+    kernel->stop();
+    // What a turn has taken counts until its end.
+    EXPECT_LE(most, static_cast<std::uint64_t>(kTurnMessages) / 2);
+    EXPECT_GT(kernel->timers().counters().skipped, 0u);
+}
+
+TEST_F(KernelTest, AKernelThatGetsNoThreadsSaysSoAndMayBeDestroyed) {
+    // What glibc has kept of the stacks of other threads is in use meanwhile.
+    std::promise<void> end;
+    const std::shared_future<void> ended = end.get_future().share();
+    std::vector<std::thread> others;
+    for (int i = 0; i < 8; ++i) others.emplace_back([ended] { ended.wait(); });
+    for (const int room_mb : {70, 16}) {  // for a worker, but not for the watchdog; for none
+        KernelOptions options;
+        options.workers = 1;
+        make(options);
+        const test::NoThreads none(room_mb);
+        EXPECT_EQ(kernel->start().code(), StatusCode::unavailable) << room_mb;
+        kernel.reset();
+    }
+    end.set_value();
+    for (std::thread& other : others) other.join();
+}
+
+TEST_F(KernelTest, ASpareThatCannotBeStartedIsDoneWithout) {
+    KernelOptions options;
+    options.workers = 1;
+    options.max_spares = 1;
+    make(options);
+    std::atomic<bool> release{false};
+    std::atomic<bool> done{false};
+    const Made stuck = add([&](MessagePtr) {
+        while (!release) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    });
+    const Made other = add([&](MessagePtr) { done = true; });
+    ASSERT_TRUE(kernel->start().ok());
+    {
+        const test::NoThreads none;
+        ASSERT_EQ(send(stuck.handle), PostResult::ok);
+        EXPECT_TRUE(eventually([&] { return kernel->scheduler().counters().spares_refused > 0; }));
+        EXPECT_EQ(kernel->scheduler().counters().spares_started, 0u);
+    }
+    // When there are threads again, there is one for this dispatch.
+    EXPECT_TRUE(eventually([&] { return kernel->scheduler().counters().spares_started == 1; }));
+    ASSERT_EQ(send(other.handle), PostResult::ok);
+    EXPECT_TRUE(eventually([&] { return done.load(); }));
+    release = true;
+    kernel->stop();
+}
+
+TEST_F(KernelTest, StopGivesUpAtItsDeadlineAndMayBeCalledAgain) {
+    make();
+    std::atomic<bool> release{false};
+    std::atomic<int> busy{0};
+    const auto wait = [&] {
+        ++busy;
+        while (!release) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    };
+    const Made stuck = add([&](MessagePtr) { wait(); });
+    ASSERT_TRUE(kernel->start().ok());
+    ASSERT_EQ(send(stuck.handle), PostResult::ok);
+    ASSERT_TRUE(kernel->run_blocking([&](Message&) { wait(); },
+                                     make_message(MessageKind::work, stuck.handle, {}, 1)));
+    ASSERT_TRUE(eventually([&] { return busy == 2; }));
+    EXPECT_FALSE(kernel->stop(clock.now_ns() + 10 * kNsPerMs));
+    EXPECT_FALSE(kernel->stop(0));
+    release = true;
+    EXPECT_TRUE(kernel->stop());
 }
 
 // Promise 10.
@@ -273,7 +360,7 @@ TEST_F(KernelTest, AFloodedServiceDoesNotStarveAnother) {
     for (int i = 0; i < 1000; ++i) ASSERT_EQ(send(flooded.handle), PostResult::ok);
     std::atomic<int> quiet{0};
     const Made other = add([&](MessagePtr) { ++quiet; });
-    kernel->start();
+    ASSERT_TRUE(kernel->start().ok());
     std::vector<double> waits_ms;
     for (int i = 1; i <= 100; ++i) {
         const std::int64_t began = clock.now_ns();
@@ -289,7 +376,7 @@ TEST_F(KernelTest, AFloodedServiceDoesNotStarveAnother) {
 TEST_F(KernelTest, AnIdleKernelUsesNoProcessorTime) {
     make();
     add();
-    kernel->start();
+    ASSERT_TRUE(kernel->start().ok());
     std::this_thread::sleep_for(std::chrono::milliseconds(500));  // until the watchdog sleeps too
     timespec before;
     timespec after;
@@ -315,7 +402,7 @@ TEST_F(KernelTest, TenKernelsLiveInOneProcess) {
         ActorCell* cell = kernels.back()->create_cell(std::move(actor));
         const Handle handle = kernels.back()->add_service(cell, nullptr).value();
         kernels.back()->launch(cell);
-        kernels.back()->start();
+        ASSERT_TRUE(kernels.back()->start().ok());
         MessagePtr message = make_message(MessageKind::send, handle, {}, 0);
         ASSERT_EQ(kernels.back()->post(message), PostResult::ok);
     }
@@ -366,7 +453,7 @@ std::string seeded_trace(std::uint64_t seed) {
         MessagePtr message = make_message(MessageKind::send, handle, {}, 0);
         (void)kernel.post(message);
     }
-    kernel.start();
+    (void)kernel.start();
     for (int i = 0; i < 5000 && !done; ++i) {
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }

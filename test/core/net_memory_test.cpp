@@ -41,7 +41,7 @@ class World {
             MessagePtr go = make_message(MessageKind::send, services_[i]->handle, {}, 0);
             (void)kernel_->post(go);
         }
-        kernel_->start();
+        EXPECT_TRUE(kernel_->start().ok());
     }
     ~World() {
         kernel_->stop();

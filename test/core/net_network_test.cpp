@@ -236,7 +236,7 @@ class NetworkTest : public testing::Test {
         network_ = std::make_unique<Network>(*kernel_,
                                              std::make_unique<SystemTransport>(kernel_->poller()));
         EXPECT_TRUE(network_->start().ok());
-        kernel_->start();
+        EXPECT_TRUE(kernel_->start().ok());
     }
     ~NetworkTest() override {
         kernel_->stop();

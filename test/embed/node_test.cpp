@@ -259,6 +259,74 @@ TEST_F(NodeTest, what_does_not_stop_in_time_is_killed) {
     EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(5));
 }
 
+TEST_F(NodeTest, a_thread_that_never_returns_does_not_keep_a_node_from_stopping) {
+    std::promise<void> inside;
+    std::promise<void> release;
+    Node node(config());
+    node.register_service("stuck", make([&](NativeService&, Request&) -> Result<Values> {
+                              inside.set_value();
+                              release.get_future().wait();
+                              return Values{};
+                          }));
+    ASSERT_TRUE(node.start().ok());
+    ASSERT_TRUE(node.spawn("stuck", {}, "stuck").ok());
+    ASSERT_TRUE(node.send("stuck", "stay").ok());
+    inside.get_future().wait();
+    EXPECT_FALSE(node.stop(100));
+    EXPECT_FALSE(node.running());
+    EXPECT_TRUE(node.wait(0));
+    EXPECT_FALSE(node.stop(0)) << "it is still there";
+    release.set_value();
+    EXPECT_TRUE(node.stop(60'000));
+}
+
+TEST_F(NodeTest, a_native_service_may_use_its_node_while_that_stops) {
+    std::promise<void> inside;
+    std::promise<void> release;
+    std::atomic<int> sent{0};
+    Node node(config());
+    node.register_service("user", make([&](NativeService&, Request&) -> Result<Values> {
+                              inside.set_value();
+                              release.get_future().wait();
+                              // Whether these are still sent is the stop's to say.
+                              for (int i = 0; i < 100; ++i)
+                                  sent += node.send("x", "y").ok() ? 0 : 1;
+                              return Values{};
+                          }));
+    ASSERT_TRUE(node.start().ok());
+    ASSERT_TRUE(node.spawn("user", {}, "user").ok());
+    ASSERT_TRUE(node.send("user", "stay").ok());
+    inside.get_future().wait();
+    std::thread stopper([&] { (void)node.stop(0); });
+    EXPECT_TRUE(node.wait(60'000)) << "it gives the service up after some seconds";
+    release.set_value();
+    stopper.join();
+    EXPECT_TRUE(node.stop(60'000));
+    EXPECT_EQ(sent, 100);
+}
+
+// Meant for ThreadSanitizer.
+TEST_F(NodeTest, host_threads_may_spawn_stop_and_reload_while_the_node_stops) {
+    for (int round = 0; round < 10; ++round) {
+        Node node(config());
+        ASSERT_TRUE(node.start().ok());
+        std::vector<std::thread> threads;
+        threads.emplace_back([&] {
+            while (node.spawn("counter").ok()) {
+            }
+        });
+        threads.emplace_back([&] {
+            while (node.running()) (void)node.reload();
+        });
+        threads.emplace_back([&] {
+            while (node.running()) (void)node.stop_service("nobody");
+        });
+        while (node.stats().table().empty()) std::this_thread::yield();
+        (void)node.stop(1000);
+        for (std::thread& thread : threads) thread.join();
+    }
+}
+
 TEST_F(NodeTest, the_destructor_stops) {
     Journal journal;
     {

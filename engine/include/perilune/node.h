@@ -49,7 +49,8 @@ struct ReloadResult {
 class Node {
   public:
     explicit Node(Config config = {});
-    // Stops the node, within stop_limit_ms of the config.
+    // Stops the node, within stop_limit_ms of the config. Where stop() had to leave a thread
+    // behind, the memory of the node is left to it, with the native services in it.
     ~Node();
     Node(const Node&) = delete;
     Node& operator=(const Node&) = delete;
@@ -79,7 +80,9 @@ class Node {
     // closes connections, delivering what waits, and ends the threads. What takes longer than
     // `limit_ms` in all is killed; below 0: stop_limit_ms of the config. Calls of host threads
     // that are still waiting end as `cancelled`. Returns when the node has stopped; true: all
-    // services ended by themselves.
+    // services ended by themselves. Within 4 s after the limit it returns in any case: a thread
+    // that is in a C or C++ function which doesn't return (of a native service, or of the system,
+    // looking for a host name) is left behind then, and stop() may be called again to wait for it.
     bool stop(int limit_ms = -1);
 
     // Waits until the node has stopped; `limit_ms` below 0: for ever. True when it has.
@@ -141,7 +144,7 @@ class Node {
 
   private:
     class Engine;
-    const std::unique_ptr<Engine> engine_;
+    std::unique_ptr<Engine> engine_;
 };
 
 }  // namespace perilune
