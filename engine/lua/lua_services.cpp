@@ -1,5 +1,6 @@
 // Services: spawn, stop, names, monitors, shared data, what is known of the node.
 
+#include <cmath>
 #include <cstdlib>
 
 #include "lua/lua_codec.h"
@@ -29,17 +30,20 @@ std::string string_field(lua_State* L, int index, const char* name) {
     return value;
 }
 
-double number_field(lua_State* L, int index, const char* name, double most) {
+// A whole number from 1 to `most`; 0 where there is none.
+std::uint32_t number_field(lua_State* L, int index, const char* name, std::uint32_t most) {
     lua_getfield(L, index, name);
-    double value = 0;
+    std::uint32_t value = 0;
     if (!lua_isnil(L, -1)) {
         if (lua_type(L, -1) != LUA_TNUMBER) {
             misuse(L, "perilune.spawn: `%s` is a number, this is a %s", name, luaL_typename(L, -1));
         }
-        value = lua_tonumber(L, -1);
-        if (!(value > 0 && value <= most)) {
-            misuse(L, "perilune.spawn: `%s` is between 0 and %f", name, most);
+        const lua_Number number = lua_tonumber(L, -1);
+        if (!(number >= 1 && number <= most) || number != std::floor(number)) {
+            misuse(L, "perilune.spawn: `%s` is a whole number from 1 to %d, this is %f", name,
+                   static_cast<int>(most), number);
         }
+        value = static_cast<std::uint32_t>(number);
     }
     lua_pop(L, 1);
     return value;
@@ -82,9 +86,8 @@ int service_spawn(lua_State* L) {
         if (!lua_isnil(L, 3)) {
             request.name = string_field(L, 3, "name");
             request.group = string_field(L, 3, "group");
-            request.memory_bytes =
-                static_cast<std::size_t>(number_field(L, 3, "memory_mb", 65536) * (1 << 20));
-            request.mailbox = static_cast<std::uint32_t>(number_field(L, 3, "mailbox", 65536));
+            request.memory_bytes = std::size_t{number_field(L, 3, "memory_mb", 65536)} << 20;
+            request.mailbox = number_field(L, 3, "mailbox", 65536);
             lua_getfield(L, 3, "monitor");
             request.monitor = lua_toboolean(L, -1) != 0;
             lua_pop(L, 1);
