@@ -175,19 +175,6 @@ function perilune.unmonitor(to) end
 ---@param to integer|string
 function perilune.link(to) end
 
----@class perilune.ChildSpec
----@field name string the name of the service, kept over restarts
----@field script string? default: the name
----@field options any?
----@field spawn_options perilune.SpawnOptions?
----@field restart ("permanent"|"transient"|"temporary")? default "permanent"; transient: only
----after an error; temporary: never
----@class perilune.SupervisorOptions
----@field strategy ("one_for_one"|"one_for_all"|"rest_for_one")? default "one_for_one"
----@field max_restarts integer? default 5
----@field within_ms integer? default 30000; more restarts than that in this time end the supervisor
----@field backoff_ms integer? default 100, doubled for each restart in a row, at most 5000
-
 -- Shared data, environment, log ----------------------------------------------------------------
 
 ---A value of `env` in config.lua, or of the process's environment when it has none.
