@@ -802,8 +802,9 @@ bool Log::flush(std::int64_t limit_ns) {
 }
 
 Log::Counters Log::counters() const {
+    const std::shared_lock lock(levels_mutex_);
     return {state_->written.load(std::memory_order_relaxed), state_->pool->overrun_counter(),
-            state_->failed.load(std::memory_order_relaxed)};
+            state_->failed.load(std::memory_order_relaxed), levels_.size()};
 }
 
 std::optional<std::uint64_t> RateLimit::pass(std::int64_t now_ns) {

@@ -87,6 +87,7 @@ class Log {
         std::uint64_t written;  // records that reached every sink
         std::uint64_t dropped;  // records that a full queue pushed out
         std::uint64_t failed;   // records that a sink refused: full disk, dead pipe
+        std::size_t levels;     // services with a level of their own
     };
 
     // Opens the sinks and starts the thread. `clock` gives the time of each record (null: the

@@ -539,6 +539,7 @@ Table LuaHost::node_stats() {
     put("log_written", log.written);
     put("log_dropped", log.dropped);
     put("log_failed", log.failed);
+    put("log_levels", log.levels);
     Table names;
     for (const auto& [name, handle] : kernel_.registry().names()) {
         names.emplace_back(name, handle.value);

@@ -144,7 +144,9 @@ int log_level(lua_State* L) {
         return luaL_argerror(L, 1, "trace, debug, info, warn, error or off expected");
     }
     Vm& vm = Vm::of(L);
-    vm.kernel().log().set_level(vm.describe(vm.service(L)), level);
+    Service& service = vm.service(L);
+    service.has_level = true;
+    vm.kernel().log().set_level(vm.describe(service), level);
     return 0;
 }
 

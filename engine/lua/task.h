@@ -95,7 +95,8 @@ struct Service {
     const Handle handle;
     State state = State::starting;
     bool light = false;
-    bool bounded = false;  // its slot in the registry counts what waits for it
+    bool has_level = false;  // of logging, its own
+    bool bounded = false;    // its slot in the registry counts what waits for it
     OwnerTimers timers;
     std::shared_ptr<const Script> script;
     int environment = LUA_NOREF;

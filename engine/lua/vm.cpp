@@ -80,10 +80,13 @@ Service* Vm::find_service(Handle handle) {
 }
 
 std::string Vm::describe(const Service& service) {
-    std::string name = kernel().registry().name_of(service.handle);
-    if (!name.empty()) return name;
-    name = service.script == nullptr ? "?" : service.script->name;
-    return name + "#" + std::to_string(service.handle.value);
+    const std::string name = kernel().registry().name_of(service.handle);
+    return name.empty() ? handle_name(service) : name;
+}
+
+std::string Vm::handle_name(const Service& service) {
+    return (service.script == nullptr ? "?" : service.script->name) + "#" +
+           std::to_string(service.handle.value);
 }
 
 Handle Vm::running_service() const { return Handle{running_handle_.load()}; }

@@ -134,6 +134,8 @@ class Vm final : public Actor {
 
     // How logs and errors call a service: its name, or its script and handle.
     std::string describe(const Service& service);
+    // The latter, whatever its name.
+    static std::string handle_name(const Service& service);
     Values stats(Service& service);
     // Something lives in the VM that only lua_close can free.
     void needs_close() { needs_close_ = true; }

@@ -256,6 +256,8 @@ void Vm::end_service(Service& service, std::string_view why) {
     if (service.state == Service::State::dead) return;
     const std::string reason(why);
     service.state = Service::State::dead;
+    // Whatever it is called now; a level set under a name is for the next one of that name, too.
+    if (service.has_level) kernel().log().clear_level(handle_name(service));
     std::vector<Handle> watchers = kernel().remove_service(service.handle);
     kernel().timers().cancel_all(service.timers);
     if (host_.network() != nullptr) host_.network()->release_owner(service.handle);

@@ -146,6 +146,18 @@ test("who monitors a light service hears of its death after the end of its calls
   perilune.stop(watcher)
 end)
 
+test("the log forgets what level a service without a name has set", function()
+  local before = counter "log_levels"
+  for i = 1, 3 do
+    local service = perilune.spawn("services.bound", nil, { group = i > 1 and "levels" or nil })
+    perilune.call(service, "level", "error")
+    test.equal(counter "log_levels", before + 1)
+    if i == 3 then perilune.call(service, "name", "named meanwhile") end
+    perilune.stop(service)
+    test.equal(counter "log_levels", before)
+  end
+end)
+
 test("a wait that is woken while its timer is due leaves no timer behind", function()
   local before = perilune.stats().timers
   for _ = 1, 20 do

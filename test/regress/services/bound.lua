@@ -14,6 +14,7 @@ function bound.hold(latch)
   while perilune.find(latch) do end -- luacheck: ignore
 end
 function bound.name(name) perilune.name(name) end
+function bound.level(level) perilune.log.level(level) end
 function bound.subscribe(count)
   for i = 1, count do perilune.subscribe("topic " .. i, "echo") end
 end
