@@ -30,7 +30,7 @@ return {
 
   env = {}, -- names and values that services read with perilune.env(name)
 
-  -- Scripts that get the whole of Lua (io, os, debug, ffi) instead of the allow-list. An error
+  -- Scripts that get the whole of Lua (io, os, debug, ffi, jit) instead of the allow-list. An error
   -- in one of these can end the process.
   trusted = {},
 

@@ -54,7 +54,7 @@ struct LuaHostOptions {
     int jit_after_ms = 50;             // processor time after which a VM gets the compiler
     int jit_vms = 256;                 // VMs that may have it at a time
     int group_services = 512;          // light services a VM
-    std::vector<std::string> trusted;  // scripts that get all of Lua: io, os, debug, ffi, package
+    std::vector<std::string> trusted;  // scripts that get all of Lua: io, os, debug, ffi, jit
     Table env;                         // perilune.env(name)
 };
 

@@ -357,6 +357,9 @@ void push_environment(lua_State* L, bool light, bool trusted) {
             lua_pushliteral(L, "ffi");
             lua_call(L, 1, 1);
             lua_setglobal(L, "ffi");
+            // Which turns the compiler on; that is the host's to do.
+            open_library(L, luaopen_jit, LUA_JITLIBNAME);
+            luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF);
         }
         return;
     }

@@ -19,7 +19,7 @@ void open_sandbox(lua_State* L, std::uint64_t seed);
 
 // Pushes the environment of a new service: the state's globals for one that is alone in its
 // state; a table of its own, over read-only libraries, for a light one. A trusted one gets io,
-// os, debug and ffi besides.
+// os, debug, ffi and jit besides.
 void push_environment(lua_State* L, bool light, bool trusted);
 
 // Puts a read-only stand-in of the table on top in its place: what light services share.

@@ -66,6 +66,8 @@ end)
 test("a trusted script has the whole of Lua, alone", function()
   -- This one is.
   test.ok(io and os.execute and debug.sethook and require "ffi")
+  test.equal(require("jit").version, jit.version)
+  test.equal((jit.status()), perilune.stats().jit) -- opening it is no way to turn it on
   test.raises(function() perilune.spawn("sandbox_test", nil, { group = "x" }) end, "trusted")
 end)
 

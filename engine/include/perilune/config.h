@@ -49,7 +49,7 @@ struct Config {
     // Read by services with perilune.env(name): a table of names and values.
     Value env;
 
-    // Scripts that get the whole of Lua (io, os, debug, ffi) instead of the allow-list.
+    // Scripts that get the whole of Lua (io, os, debug, ffi, jit) instead of the allow-list.
     std::vector<std::string> trusted;
 
     // --- where things are; a relative path starts at `base` ---
