@@ -26,6 +26,7 @@ struct SchedulerCounters {
     std::uint64_t spares_refused = 0;   // attempts for which the system had no thread
     std::uint64_t long_dispatches = 0;  // reported by the watchdog
     std::uint64_t interrupts = 0;       // ended by the watchdog
+    std::int64_t mailbox_bytes = 0;     // in all mailboxes, but for small sums of the workers
     int workers = 0;
     int spares = 0;
 };

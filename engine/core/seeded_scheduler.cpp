@@ -108,6 +108,7 @@ SchedulerCounters SeededScheduler::counters() const {
     SchedulerCounters sum;
     sum.turns = turns_.load();
     sum.messages = messages_.load();
+    sum.mailbox_bytes = mailbox_bytes_.load();
     sum.workers = 1;
     return sum;
 }

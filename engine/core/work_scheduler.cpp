@@ -421,6 +421,7 @@ SchedulerCounters WorkScheduler::counters() const {
         sum.steals += worker->steals.load(std::memory_order_relaxed);
         if (worker->active.load()) ++(worker->spare ? sum.spares : sum.workers);
     }
+    sum.mailbox_bytes = mailbox_bytes_.load(std::memory_order_relaxed);
     sum.wakes = wakes_.load(std::memory_order_relaxed);
     sum.spares_started = spares_started_.load(std::memory_order_relaxed);
     sum.spares_refused = spares_refused_.load(std::memory_order_relaxed);

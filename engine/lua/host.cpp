@@ -499,6 +499,8 @@ Table LuaHost::node_stats() {
     const SchedulerCounters scheduler = kernel_.scheduler().counters();
     put("turns", scheduler.turns);
     put("messages", scheduler.messages);
+    put("mailbox_bytes",
+        static_cast<std::uint64_t>(std::max<std::int64_t>(scheduler.mailbox_bytes, 0)));
     put("steals", scheduler.steals);
     put("wakes", scheduler.wakes);
     put("workers", static_cast<std::uint64_t>(scheduler.workers));
@@ -532,9 +534,15 @@ Table LuaHost::node_stats() {
     put("timers_waiting", timers.waiting);
     put("timer_ticks_skipped", timers.skipped);
     put("timers_refused", timers.refused);
+    put("timers_retired", timers.retired);
     const BlockingPool::Counters blocking = kernel_.blocking().counters();
     put("blocking_submitted", blocking.submitted);
     put("blocking_refused", blocking.refused);
+    put("blocking_running", blocking.running);
+    put("blocking_waiting", blocking.waiting);
+    const PagePool::Stats pages = pages_->stats();
+    put("lua_bytes", pages.chunks_used * kChunkSize + pages.span_bytes_used);
+    put("lua_warm_bytes", pages.warm_bytes);
     const Log::Counters log = kernel_.log().counters();
     put("log_written", log.written);
     put("log_dropped", log.dropped);

@@ -58,6 +58,19 @@ for _, group in ipairs { false, "limits" } do
     end)
 end
 
+test("what has a limit has a counter", function()
+  for _, name in ipairs { "timers_refused", "timers_retired", "mailbox_bytes", "shared_bytes",
+    "lua_bytes", "lua_warm_bytes", "blocking_running", "blocking_waiting" } do counter(name) end
+  local service = perilune.spawn "services.bound"
+  local release, before = hold(service), counter "mailbox_bytes"
+  local text = ("x"):rep(2 ^ 20)
+  for _ = 1, 16 do perilune.send(service, "echo", text) end
+  -- Workers keep small sums to themselves.
+  test.ok(counter "mailbox_bytes" > before + 15 * 2 ^ 20)
+  release()
+  perilune.stop(service)
+end)
+
 -- How many of what `add` adds, called with 1, 2, ..., a service may have; and what more raises.
 local function fill(limit, add)
   for i = 1, limit do add(i) end
