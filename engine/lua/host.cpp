@@ -553,8 +553,9 @@ Table LuaHost::node_stats() {
         names.emplace_back(name, handle.value);
     }
     if (network_ != nullptr) {
-        network_->counters().each(
-            [&](const char* name, std::uint64_t value) { counters.emplace_back(name, value); });
+        network_->counters().each([&](const char* name, std::uint64_t value) {
+            put(("net_" + std::string(name)).c_str(), value);
+        });
     }
     return {{"services", counters_.services.load()},
             {"counters", std::move(counters)},

@@ -572,33 +572,7 @@ Result<ReloadResult> Node::Engine::reload(const std::string& name) {
 Value Node::Engine::stats() const {
     const std::shared_lock lock(life_mutex_);
     if (!running()) return Value(Table());
-    Table stats = host_->node_stats();
-    const NetworkCounters& network = network_->counters();
-    for (auto& [key, value] : stats) {
-        if (key.string() != "counters") continue;
-        Table counters = value.table();
-        const auto put = [&](const char* name, const NetworkCounters::Count& count) {
-            counters.emplace_back(name, count.load());
-        };
-        put("connections", network.open);
-        put("listeners", network.listeners);
-        put("accepted", network.accepted);
-        put("connected", network.connected);
-        put("connections_refused", network.refused_full);
-        put("connections_refused_address", network.refused_address);
-        put("accept_pauses", network.accept_pauses);
-        put("bytes_in", network.bytes_in);
-        put("bytes_out", network.bytes_out);
-        put("frames_in", network.frames_in);
-        put("packets_out", network.packets_out);
-        put("closed", network.closed);
-        put("closed_slow", network.closed_slow);
-        put("closed_stalled", network.closed_stalled);
-        put("closed_malformed", network.closed_malformed);
-        put("closed_too_large", network.closed_too_large);
-        value = Value(std::move(counters));
-    }
-    return Value(std::move(stats));
+    return Value(host_->node_stats());
 }
 
 std::vector<std::string> Node::Engine::addresses() const {

@@ -184,7 +184,8 @@ function perilune.env(name) end
 
 ---@class perilune.NodeStats
 ---@field services integer
----@field counters table<string, integer> every counter of the node by name
+---@field counters table<string, integer> every counter of the node by name; those of connections
+---begin with net_
 ---@field names table<string, integer> names and their handles
 
 ---What the node counts.

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <future>
 #include <mutex>
+#include <set>
 #include <stdexcept>
 #include <thread>
 
@@ -563,7 +564,11 @@ TEST_F(NodeTest, stats_count_services_and_messages) {
     const Value stats = node.stats();
     EXPECT_GE(stats["services"].integer(), 1);
     EXPECT_GT(stats["counters"]["messages"].integer(), 0);
-    EXPECT_EQ(stats["counters"]["connections"].integer(-1), 0);
+    EXPECT_EQ(stats["counters"]["net_open"].integer(-1), 0);
+    std::set<std::string> names;
+    for (const auto& [name, value] : stats["counters"].table()) {
+        EXPECT_TRUE(names.insert(name.string()).second) << name.string() << " is there twice";
+    }
     EXPECT_EQ(static_cast<std::uint64_t>(stats["names"]["counter"].integer()),
               node.find("counter"));
 }

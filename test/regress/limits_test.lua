@@ -109,13 +109,13 @@ end)
 
 test("a service has 16384 groups of connections at most", function()
   local service = perilune.spawn "services.bound"
-  local before, refused = counter "groups", counter "groups_refused"
+  local before, refused = counter "net_groups", counter "net_groups_refused"
   local text = tostring(test.raises(function() perilune.call(service, "groups", 16385) end))
   test.ok(text:find "16384 groups", text)
-  test.equal(counter "groups", before + 16384)
-  test.equal(counter "groups_refused", refused + 1)
+  test.equal(counter "net_groups", before + 16384)
+  test.equal(counter "net_groups_refused", refused + 1)
   perilune.stop(service)
-  test.equal(counter "groups", before)
+  test.equal(counter "net_groups", before)
 end)
 
 test("links count in the mailbox of those that they come to", function()
