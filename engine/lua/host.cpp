@@ -20,9 +20,8 @@ namespace {
 
 constexpr std::uint64_t kGroupMailboxes = 4;  // room in a group's mailbox, in those of services
 
-PagePool::Options pool_options(const Kernel& kernel, bool seeded) {
+PagePool::Options pool_options(bool seeded) {
     PagePool::Options options;
-    (void)kernel;
     // A fixed place, so that a seeded run has the same addresses, on which pairs depends.
     if (seeded) options.base = std::uintptr_t{0x4000000000};
     return options;
@@ -37,20 +36,27 @@ std::vector<std::string> service_folders(const LuaHostOptions& options) {
 
 }  // namespace
 
-LuaHost::LuaHost(Kernel& kernel, Network* network, LuaHostOptions options)
-    : kernel_(kernel),
-      network_(network),
-      options_(std::move(options)),
-      scripts_(service_folders(options_)),
-      library_({options_.library_folder}) {
-    Result<std::unique_ptr<PagePool>> pool =
-        PagePool::create(pool_options(kernel, kernel.seeded()));
-    if (!pool.ok()) {
+Result<std::unique_ptr<LuaHost>> LuaHost::create(Kernel& kernel, Network* network,
+                                                 LuaHostOptions options) {
+    Result<std::unique_ptr<PagePool>> pool = PagePool::create(pool_options(kernel.seeded()));
+    if (!pool.ok() && kernel.seeded()) {
         // Another seeded node of this process has the place: its addresses stay reproducible.
         kernel.log().warn("host", "%s", pool.status().message());
         pool = PagePool::create(PagePool::Options{});
     }
-    pages_ = std::move(pool.value());
+    if (!pool.ok()) return pool.status();
+    return std::unique_ptr<LuaHost>(
+        new LuaHost(kernel, network, std::move(options), std::move(pool.value())));
+}
+
+LuaHost::LuaHost(Kernel& kernel, Network* network, LuaHostOptions options,
+                 std::unique_ptr<PagePool> pages)
+    : kernel_(kernel),
+      network_(network),
+      options_(std::move(options)),
+      pages_(std::move(pages)),
+      scripts_(service_folders(options_)),
+      library_({options_.library_folder}) {
     kernel.set_on_control_dropped([this](const Message& message) {
         // A service that died with the request in its mailbox has nothing to reload.
         if (message.kind == MessageKind::reload) reload_done(kReloadSkipped);

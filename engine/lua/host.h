@@ -90,7 +90,9 @@ class LuaHost {
   public:
     using Opener = std::function<void(lua_State*)>;  // pushes the module's table
 
-    LuaHost(Kernel& kernel, Network* network, LuaHostOptions options);
+    // Errors: unavailable (no addresses for the memory of VMs).
+    static Result<std::unique_ptr<LuaHost>> create(Kernel& kernel, Network* network,
+                                                   LuaHostOptions options);
     ~LuaHost();
 
     // Registers a service and has it started; the reply goes to `from`. Fails at once, and then
@@ -185,6 +187,8 @@ class LuaHost {
         std::uint64_t session = 0;
     };
 
+    LuaHost(Kernel& kernel, Network* network, LuaHostOptions options,
+            std::unique_ptr<PagePool> pages);
     // A VM that nobody runs yet. Errors: unavailable (no handle for it).
     Result<Member> create_vm(const std::string& group, std::size_t memory_bytes);
     // Has a VM freed that was never launched.

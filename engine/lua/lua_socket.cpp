@@ -244,10 +244,12 @@ int socket_listen(lua_State* L) {
     Network& network = network_of(L);
     const Result<ListenerId> id = network.listen(self_of(L), options);
     if (!id.ok()) return push_error(L, id.status());
-    const Address address = network.listener_address(id.value()).value();
+    // The node may begin to stop meanwhile, which closes it.
+    const Result<Address> address = network.listener_address(id.value());
+    if (!address.ok()) return push_error(L, address.status());
     lua_pushnumber(L, static_cast<lua_Number>(id.value().value));
-    lua_pushstring(L, address.host().c_str());
-    lua_pushinteger(L, address.port);
+    lua_pushstring(L, address.value().host().c_str());
+    lua_pushinteger(L, address.value().port);
     return 3;
 }
 

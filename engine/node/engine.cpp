@@ -207,7 +207,10 @@ Status Node::Engine::build() {
     lua.group_services = config_.lua.group_size;
     lua.trusted = config_.trusted;
     lua.env = config_.env.table();
-    host_ = std::make_unique<LuaHost>(*kernel_, network_.get(), std::move(lua));
+    Result<std::unique_ptr<LuaHost>> host =
+        LuaHost::create(*kernel_, network_.get(), std::move(lua));
+    if (!host.ok()) return host.status();
+    host_ = std::move(host.value());
     for (const auto& [name, module] : modules_) {
         host_->add_module(name, native_module_opener(module));
     }
@@ -346,7 +349,7 @@ bool Node::Engine::shut_down(int limit_ms) {
     // Whoever does something for a host thread is done with it before the workers end, and nobody
     // begins any more.
     { const std::unique_lock lock(life_mutex_); }
-    natives_->door->shut();
+    if (natives_ != nullptr) natives_->door->shut();
     if (!end_threads(std::max(end_ns, deadline_after(kEndMs)))) {
         orderly = false;
         log_->error("node",

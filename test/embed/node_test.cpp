@@ -3,8 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
+#include <cstdio>
+#include <fstream>
 #include <future>
 #include <mutex>
 #include <set>
@@ -967,6 +972,27 @@ TEST_F(NodeTest, a_seeded_node_runs_in_virtual_time) {
     EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(10));
     EXPECT_TRUE(node.stop());
 }
+
+#if !defined(PERILUNE_ASAN) && !defined(PERILUNE_TSAN)  // which reserve terabytes
+TEST_F(NodeTest, start_fails_when_there_are_no_addresses_for_lua) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    EXPECT_EXIT(
+        {
+            std::size_t pages = 0;
+            std::ifstream("/proc/self/statm") >> pages;
+            const rlim_t bytes = pages * 4096 + (200u << 20);  // the least that is tried is 256 MB
+            const rlimit limit{bytes, bytes};
+            setrlimit(RLIMIT_AS, &limit);
+            Config small = config();
+            small.services.clear();
+            Node node(small);
+            const Status status = node.start();
+            std::fprintf(stderr, "%s\n", status.message());
+            _exit(status.code() == StatusCode::unavailable ? 0 : 1);
+        },
+        testing::ExitedWithCode(0), "reserve .* of addresses");
+}
+#endif
 
 }  // namespace
 }  // namespace perilune
