@@ -324,14 +324,26 @@ int LuaHost::publish(std::string_view topic, Handle from, std::string_view paylo
         subscribers = found->second;
     }
     int count = 0;
+    // What is too large for a message itself is shared by all subscribers whose command has the
+    // same name, as nearly all do.
+    std::map<std::string_view, BufferRef> shared;
     for (const Subscriber& entry : subscribers) {
         MessagePtr message = make_message(MessageKind::send, entry.handle, from, 0);
         // Its own even where the name begins with on_, which others can't call.
         message->detail = kOwnCommand;
-        PayloadWriter out = message->writer();
-        wire::write_string(out, entry.command);
-        out.append(payload.data(), payload.size());
-        message->finish(out);
+        const auto known = shared.find(entry.command);
+        if (known != shared.end()) {
+            message->set_payload(known->second);
+        } else {
+            PayloadWriter out = message->writer();
+            wire::write_string(out, entry.command);
+            out.append(payload.data(), payload.size());
+            message->finish(out);
+            if (message->buffer != nullptr) {
+                message->buffer->retain();
+                shared.emplace(entry.command, BufferRef(message->buffer));
+            }
+        }
         if (kernel_.post(message) == PostResult::ok) ++count;
     }
     return count;

@@ -71,6 +71,29 @@ test("what has a limit has a counter", function()
   perilune.stop(service)
 end)
 
+local function rss_mb()
+  for line in io.lines "/proc/self/status" do
+    local kb = line:match "^VmRSS:%s+(%d+)"
+    if kb then return kb / 1024 end
+  end
+end
+
+test("what is published is there once, however many services subscribe", function()
+  local services = {}
+  for i = 1, 64 do
+    services[i] = perilune.spawn("services.bound", nil, { group = "subscribers" })
+    perilune.call(services[i], "subscribe", 1)
+  end
+  local release = hold(services[1]) -- and with it the others
+  local text = ("x"):rep(2 ^ 20)
+  local before = rss_mb()
+  test.equal(perilune.publish("topic 1", text), 64)
+  local more = rss_mb() - before
+  release()
+  for i = 1, 64 do perilune.stop(services[i]) end
+  test.ok(more < 24, more)
+end)
+
 -- How many of what `add` adds, called with 1, 2, ..., a service may have; and what more raises.
 local function fill(limit, add)
   for i = 1, limit do add(i) end
