@@ -10,6 +10,7 @@ namespace perilune {
 
 namespace {
 
+constexpr const char* kFrozenMark = "read-only: shared by light services";  // its __metatable
 const char kFailureMark = 0;  // its address marks a failure among the arguments of core.finish
 
 constexpr std::size_t kMaxErrorText = 4096;
@@ -146,6 +147,40 @@ int sandbox_rawset(lua_State* L) {
     return 1;
 }
 
+// Those of the library write past __newindex. In Lua, so that they are compiled with their callers.
+constexpr const char* kGuardedWrites = R"(
+    local insert, move, getmetatable, error, mark = ...
+    local function check(name, list)
+        if getmetatable(list) == mark then
+            error("table." .. name .. ": this table is read-only", 3)
+        end
+    end
+    return function(list, ...)
+        check("insert", list)
+        return insert(list, ...)
+    end, function(from, first, last, at, ...)
+        check("move", ... or from)
+        return move(from, first, last, at, ...)
+    end
+)";
+
+// Replaces table.insert and table.move, once in a VM of light services.
+void guard_writes(lua_State* L) {
+    lua_getglobal(L, LUA_TABLIBNAME);
+    if (luaL_loadbuffer(L, kGuardedWrites, std::strlen(kGuardedWrites), "=table") != 0) {
+        lua_error(L);
+    }
+    lua_getfield(L, -2, "insert");
+    lua_getfield(L, -3, "move");
+    lua_getglobal(L, "getmetatable");
+    lua_getglobal(L, "error");
+    lua_pushstring(L, kFrozenMark);
+    lua_call(L, 5, 2);
+    lua_setfield(L, -3, "move");
+    lua_setfield(L, -2, "insert");
+    lua_pop(L, 1);
+}
+
 int frozen_newindex(lua_State* L) {
     return luaL_error(L, "\"%s\" can't be set: light services share this library",
                       lua_tostring(L, 2));
@@ -273,6 +308,7 @@ void push_light_base(lua_State* L) {
         lua_getglobal(L, name);
         lua_pop(L, 1);
     }
+    guard_writes(L);
     lua_newtable(L);
     lua_pushnil(L);
     while (lua_next(L, LUA_GLOBALSINDEX) != 0) {
@@ -380,7 +416,7 @@ void push_frozen(lua_State* L) {
     lua_pushvalue(L, -3);
     lua_pushcclosure(L, frozen_pairs, 1);
     lua_setfield(L, -2, "__pairs");
-    lua_pushboolean(L, 0);
+    lua_pushstring(L, kFrozenMark);
     lua_setfield(L, -2, "__metatable");
     lua_pushboolean(L, 1);
     lua_setfield(L, -2, "__frozen");

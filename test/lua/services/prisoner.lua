@@ -230,6 +230,12 @@ local writes = {
   set_print = function() setfenv(print, { leaked_print = "secret" }) end,
   load = function() load("leaked_load = 'secret'")() end,
   unset = function() string.format = nil end,
+  insert = function() table.insert(math, "secret") end,
+  insert_before = function() table.insert(require "perilune.limits", 1, "secret") end,
+  insert_core = function() require("table").insert(perilune, "secret") end,
+  sort = function() table.sort(string, function() string[1] = "secret" end) end,
+  move = function() table.move({ "secret" }, 1, 1, 1, math) end,
+  remove = function() table.remove(math, 1) end,
 }
 
 local reads = {
@@ -259,6 +265,7 @@ local reads = {
     end
     return count < 10 and "pairs(string) gave " .. count
   end,
+  function() return math[1] or string[1] or perilune[1] or require("perilune.limits")[1] end,
   function() return require("string").gsub ~= string.gsub and "another string" end,
 }
 
