@@ -50,7 +50,7 @@ return {
     signal = 0, -- the real-time signal that interrupts, 35 to 64; 0: SIGRTMIN + 4
   },
 
-  blocking = { -- work that would block a worker: passwords, files, host names
+  blocking = { -- work that would block a worker for long: looking host names up
     threads = 0, -- 0 to 256; 0: one a core, at most 4
     queue = 256, -- pieces of work that may wait; one more is refused as "busy"
   },

@@ -1,7 +1,7 @@
 // BlockingPool: a few threads for work that blocks.
 //
-// Purpose:   password hashing, SQLite, host names, files: what must never run on a worker.
-//            Bounded: who finds the queue full hears "busy" at once.
+// Purpose:   work that would block a worker for long: so far, looking host names up. Bounded: who
+//            finds the queue full hears "busy" at once.
 // Threads:   submit() and counters(), any thread. Jobs run on the pool's threads, which have
 //            all signals blocked. stop() once, from any thread but a job's.
 // Ownership: the node owns the pool. A job owns what it captures; each accepted job is either

@@ -90,7 +90,7 @@ struct Config {
         int signal = 0;
     } watchdog;
 
-    // Where work runs that would block a worker: passwords, files, host names, SQLite.
+    // Where work runs that would block a worker for long: looking host names up.
     struct Blocking {
         // Threads, 0 to 256. 0: one a core, at most 4.
         int threads = 0;
