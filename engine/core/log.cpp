@@ -611,9 +611,6 @@ static bool wants_colour(const LogOptions& options) {
 Result<std::unique_ptr<Log>> Log::open(const LogOptions& options, const Clock* clock) {
     const auto state = std::make_shared<State>(options, wants_colour(options));
     if (state->file.is_wanted()) {
-        std::error_code ignored;
-        const auto folder = std::filesystem::path(options.file).parent_path();
-        if (!folder.empty()) std::filesystem::create_directories(folder, ignored);
         if (!state->file.open()) {
             return Status::error(StatusCode::invalid, "can't write the log file %s: %s",
                                  options.file.c_str(), std::strerror(errno));

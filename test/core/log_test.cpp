@@ -370,13 +370,18 @@ TEST_F(LogTest, FilesRotateBySizeAndOnlySoManyStay) {
     }
 }
 
-TEST_F(LogTest, AFileThatExistsIsContinuedAndFoldersAreMade) {
-    const std::string file = path("a/b/node.log");
+TEST_F(LogTest, AFileThatExistsIsContinued) {
     for (int i = 0; i < 2; ++i) {
-        const auto log = open({.file = file});
+        const auto log = open({.file = path()});
         log->info("test", "start %d", i);
     }
-    EXPECT_EQ(lines_of(read("a/b/node.log")).size(), 2u);
+    EXPECT_EQ(lines_of(read("node.log")).size(), 2u);
+}
+
+TEST_F(LogTest, TheFolderOfAFileHasToExist) {
+    const auto log = Log::open({.descriptor = -1, .file = path("a/node.log")});
+    EXPECT_EQ(log.status().code(), StatusCode::invalid);
+    EXPECT_FALSE(std::filesystem::exists(path("a")));
 }
 
 TEST_F(LogTest, AFileThatCannotBeOpenedIsAnError) {
