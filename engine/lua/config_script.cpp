@@ -8,6 +8,7 @@
 
 #include "core/clock.h"
 #include "lua.hpp"
+#include "lua/lua_codec.h"
 
 namespace perilune {
 
@@ -332,17 +333,6 @@ int parse_body(lua_State* L) {
     return 0;
 }
 
-bool is_name(std::string_view text) {
-    if (text.empty() || (text[0] >= '0' && text[0] <= '9')) return false;
-    for (const char c : text) {
-        if (!(c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') ||
-              (c >= 'A' && c <= 'Z'))) {
-            return false;
-        }
-    }
-    return true;
-}
-
 }  // namespace
 
 ConfigScriptResult run_config(const std::string& name, const std::string& text,
@@ -382,7 +372,7 @@ bool read_text(const std::string& path, std::string& text) {
 }
 
 std::string path_step(std::string_view key) {
-    if (is_name(key)) return "." + std::string(key);
+    if (is_identifier(key)) return "." + std::string(key);
     return "[\"" + std::string(key) + "\"]";
 }
 

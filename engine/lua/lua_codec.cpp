@@ -9,6 +9,14 @@
 #include "lua/lua_shared.h"
 
 namespace perilune {
+
+bool is_identifier(std::string_view text) {
+    if (text.empty() || (text[0] >= '0' && text[0] <= '9')) return false;
+    return std::all_of(text.begin(), text.end(), [](char c) {
+        return c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') ||
+               (c >= 'A' && c <= 'Z');
+    });
+}
 namespace {
 
 using namespace wire;
@@ -55,14 +63,6 @@ class PathText {
     }
 
   private:
-    static bool is_identifier(std::string_view name) {
-        if (name.empty() || (name[0] >= '0' && name[0] <= '9')) return false;
-        return std::all_of(name.begin(), name.end(), [](char c) {
-            return c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') ||
-                   (c >= 'A' && c <= 'Z');
-        });
-    }
-
     // .name, or ["any text"] with what can't be printed as dots; long names are cut.
     static void format_name(std::string_view name, char* part, std::size_t size) {
         constexpr std::size_t kMaxName = 40;

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string_view>
 
 #include "core/codec.h"
 #include "core/payload.h"
@@ -35,6 +36,9 @@ Status pack(lua_State* L, int first, int last, PayloadWriter& out, const char* w
 // Pushes all values of a payload and adds their number to `*count`. After a failure the stack is
 // as before and `*count` unchanged.
 Status unpack(lua_State* L, const char* data, std::size_t size, int* count);
+
+// Whether Lua takes `text` for a name, but for its keywords: as a field it stands after a dot.
+bool is_identifier(std::string_view text);
 
 // Pushes the library table {pack = function(...) -> string, unpack = function(string) -> ...}.
 // Both raise on misuse. Needs a protected call.

@@ -2,6 +2,7 @@
 
 #include <cstdarg>
 #include <cstring>
+#include <optional>
 #include <string>
 
 #include "lua/lua_shared.h"
@@ -54,6 +55,25 @@ std::string_view check_text(lua_State* L, const char* function, int index) {
     return {text, size};
 }
 
+std::string_view check_bytes(lua_State* L, int index) {
+    std::size_t size = 0;
+    const char* bytes = luaL_checklstring(L, index, &size);
+    return {bytes, size};
+}
+
+int push_error(lua_State* L, const Status& status) {
+    lua_pushnil(L);
+    lua_pushstring(L, status.message());
+    lua_pushstring(L, status_code_name(status.code()));
+    return 3;
+}
+
+int push_status(lua_State* L, const Status& status) {
+    if (!status.ok()) return push_error(L, status);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
 Handle check_address(lua_State* L, int index, const char* function) {
     if (lua_type(L, index) == LUA_TNUMBER) {
         const lua_Number number = lua_tonumber(L, index);
@@ -91,21 +111,6 @@ int core_native(lua_State* L) {
     return 0;
 }
 
-bool log_level_of(const char* name, LogLevel* level) {
-    static const struct {
-        const char* name;
-        LogLevel level;
-    } kLevels[] = {{"trace", LogLevel::trace}, {"debug", LogLevel::debug}, {"info", LogLevel::info},
-                   {"warn", LogLevel::warn},   {"error", LogLevel::error}, {"off", LogLevel::off}};
-    for (const auto& entry : kLevels) {
-        if (std::strcmp(entry.name, name) == 0) {
-            *level = entry.level;
-            return true;
-        }
-    }
-    return false;
-}
-
 int log_write(lua_State* L, LogLevel level) {
     Vm& vm = Vm::of(L);
     Log& log = vm.kernel().log();
@@ -138,15 +143,12 @@ int log_warn(lua_State* L) { return log_write(L, LogLevel::warn); }
 int log_error(lua_State* L) { return log_write(L, LogLevel::error); }
 
 int log_level(lua_State* L) {
-    const char* name = luaL_checkstring(L, 1);
-    LogLevel level = LogLevel::info;
-    if (!log_level_of(name, &level)) {
-        return luaL_argerror(L, 1, "trace, debug, info, warn, error or off expected");
-    }
+    const std::optional<LogLevel> level = parse_log_level(check_bytes(L, 1));
+    if (!level) return luaL_argerror(L, 1, "trace, debug, info, warn, error or off expected");
     Vm& vm = Vm::of(L);
     Service& service = vm.service(L);
     service.has_level = true;
-    vm.kernel().log().set_level(vm.describe(service), level);
+    vm.kernel().log().set_level(vm.describe(service), *level);
     return 0;
 }
 

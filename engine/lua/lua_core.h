@@ -10,6 +10,7 @@
 
 #include "core/ids.h"
 #include "lua.hpp"
+#include "perilune/status.h"
 
 namespace perilune {
 
@@ -23,6 +24,14 @@ void push_log_library(lua_State* L);
 int misuse(lua_State* L, const char* format, ...) __attribute__((format(printf, 2, 3)));
 int argument_error(lua_State* L, const char* function, int index, const char* text);
 std::string_view check_text(lua_State* L, const char* function, int index);
+
+// A string at `index`, or raises.
+std::string_view check_bytes(lua_State* L, int index);
+
+// What a function returns that fails: nil, message, code. Returns 3.
+int push_error(lua_State* L, const Status& status);
+// The same, or true.
+int push_status(lua_State* L, const Status& status);
 
 // The service that a handle or a name at `index` means; an empty handle when no service has
 // that name. Raises when it is neither. `function`: as above, or null.

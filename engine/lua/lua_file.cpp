@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-#include "perilune/status.h"
+#include "lua/lua_core.h"
 
 namespace perilune {
 namespace {
@@ -385,25 +385,6 @@ Status make_folder(const char* root, std::string_view path) {
 
 const char* root_of(lua_State* L) { return lua_tostring(L, lua_upvalueindex(kFolder)); }
 
-std::string_view check_bytes(lua_State* L, int index) {
-    std::size_t size = 0;
-    const char* bytes = luaL_checklstring(L, index, &size);
-    return {bytes, size};
-}
-
-int push_failure(lua_State* L, const Status& status) {
-    lua_pushnil(L);
-    lua_pushstring(L, status.message());
-    lua_pushstring(L, status_code_name(status.code()));
-    return 3;
-}
-
-int push_done(lua_State* L, const Status& status) {
-    if (!status.ok()) return push_failure(L, status);
-    lua_pushboolean(L, 1);
-    return 1;
-}
-
 // A string in memory that Lua collects, so that an error of Lua's may jump over it.
 std::string& push_buffer(lua_State* L) {
     auto* buffer = new (lua_newuserdata(L, sizeof(std::string))) std::string();
@@ -424,7 +405,7 @@ int file_read(lua_State* L) {
     luaL_argcheck(L, most >= 0 && most <= kMaxFile, 2, "a size from 0 to 67108864");
     std::string& data = push_buffer(L);
     const Status status = read_file(root_of(L), path, static_cast<std::size_t>(most), data);
-    if (!status.ok()) return push_failure(L, status);
+    if (!status.ok()) return push_error(L, status);
     lua_pushlstring(L, data.data(), data.size());
     std::string().swap(data);
     return 1;
@@ -440,7 +421,7 @@ int file_read_part(lua_State* L) {
     std::string& data = push_buffer(L);
     const Status status = read_part(root_of(L), path, static_cast<std::size_t>(from),
                                     static_cast<std::size_t>(count), data);
-    if (!status.ok()) return push_failure(L, status);
+    if (!status.ok()) return push_error(L, status);
     lua_pushlstring(L, data.data(), data.size());
     std::string().swap(data);
     return 1;
@@ -450,29 +431,29 @@ int file_read_part(lua_State* L) {
 int file_write(lua_State* L) {
     const std::string_view path = check_bytes(L, 1);
     const std::string_view data = check_bytes(L, 2);
-    return push_done(L, write_file(root_of(L), path, data));
+    return push_status(L, write_file(root_of(L), path, data));
 }
 
 // file.append(path, data) -> true | nil, message, code
 int file_append(lua_State* L) {
     const std::string_view path = check_bytes(L, 1);
     const std::string_view data = check_bytes(L, 2);
-    return push_done(L, append_file(root_of(L), path, data));
+    return push_status(L, append_file(root_of(L), path, data));
 }
 
 // file.remove(path) -> true | nil, message, code
-int file_remove(lua_State* L) { return push_done(L, remove_file(root_of(L), check_bytes(L, 1))); }
+int file_remove(lua_State* L) { return push_status(L, remove_file(root_of(L), check_bytes(L, 1))); }
 
 // file.mkdir(path) -> true | nil, message, code
-int file_mkdir(lua_State* L) { return push_done(L, make_folder(root_of(L), check_bytes(L, 1))); }
+int file_mkdir(lua_State* L) { return push_status(L, make_folder(root_of(L), check_bytes(L, 1))); }
 
 // file.list(path) -> names | nil, message, code
 int file_list(lua_State* L) {
     const std::string_view path = lua_isnoneornil(L, 1) ? "" : check_bytes(L, 1);
-    if (!lua_isnoneornil(L, 1) && path.empty()) return push_failure(L, check_path(path));
+    if (!lua_isnoneornil(L, 1) && path.empty()) return push_error(L, check_path(path));
     std::string& names = push_buffer(L);
     const Status status = list_folder(root_of(L), path, names);
-    if (!status.ok()) return push_failure(L, status);
+    if (!status.ok()) return push_error(L, status);
     lua_newtable(L);
     int count = 0;
     for (std::size_t at = 0; at < names.size(); at = names.find('\0', at) + 1) {
@@ -486,7 +467,7 @@ int file_list(lua_State* L) {
 int file_exists(lua_State* L) {
     const Result<Found> found = find_file(root_of(L), check_bytes(L, 1));
     if (!found.ok() && found.status().code() != StatusCode::not_found) {
-        return push_failure(L, found.status());
+        return push_error(L, found.status());
     }
     const Kind kind = found.ok() ? found.value().kind : Kind::none;
     lua_pushboolean(L, kind != Kind::none);
@@ -499,8 +480,8 @@ int file_exists(lua_State* L) {
 int file_size(lua_State* L) {
     const std::string_view path = check_bytes(L, 1);
     const Result<Found> found = find_file(root_of(L), path);
-    if (!found.ok()) return push_failure(L, found.status());
-    if (found.value().kind != Kind::file) return push_failure(L, invalid(path, "not a file"));
+    if (!found.ok()) return push_error(L, found.status());
+    if (found.value().kind != Kind::file) return push_error(L, invalid(path, "not a file"));
     lua_pushnumber(L, static_cast<lua_Number>(found.value().size));
     return 1;
 }
@@ -509,8 +490,8 @@ int file_size(lua_State* L) {
 int file_info(lua_State* L) {
     const std::string_view path = check_bytes(L, 1);
     const Result<Found> found = find_file(root_of(L), path);
-    if (!found.ok()) return push_failure(L, found.status());
-    if (found.value().kind == Kind::none) return push_failure(L, invalid(path, "not a file"));
+    if (!found.ok()) return push_error(L, found.status());
+    if (found.value().kind == Kind::none) return push_error(L, invalid(path, "not a file"));
     lua_createtable(L, 0, 3);
     lua_pushstring(L, found.value().kind == Kind::file ? "file" : "folder");
     lua_setfield(L, -2, "kind");

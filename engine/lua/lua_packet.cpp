@@ -13,6 +13,8 @@
 #include <string_view>
 #include <vector>
 
+#include "core/utf8.h"
+
 namespace perilune {
 namespace {
 
@@ -145,32 +147,6 @@ void append(std::string& out, T value) {
 static_assert(std::endian::native == std::endian::little, "numbers are copied as they are");
 
 // ---- text ----
-
-bool is_continuation(unsigned char byte) { return (byte & 0xc0) == 0x80; }
-
-// Shortest forms only, no surrogates, nothing above U+10FFFF.
-bool is_utf8(std::string_view text) {
-    const auto* at = reinterpret_cast<const unsigned char*>(text.data());
-    const auto* const end = at + text.size();
-    while (at < end) {
-        if (*at < 0x80) {
-            ++at;
-            continue;
-        }
-        const int more = *at >= 0xf0 ? 3 : *at >= 0xe0 ? 2 : 1;
-        if (*at < 0xc2 || *at > 0xf4 || end - at <= more) return false;
-        const unsigned char second = at[1];
-        if ((*at == 0xe0 && second < 0xa0) || (*at == 0xed && second > 0x9f) ||
-            (*at == 0xf0 && second < 0x90) || (*at == 0xf4 && second > 0x8f)) {
-            return false;
-        }
-        for (int i = 1; i <= more; ++i) {
-            if (!is_continuation(at[i])) return false;
-        }
-        at += more + 1;
-    }
-    return true;
-}
 
 void append_json_string(std::string& out, std::string_view text) {
     out += '"';

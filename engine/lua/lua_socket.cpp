@@ -15,21 +15,6 @@ namespace {
 Network& network_of(lua_State* L) { return *Vm::of(L).host().network(); }
 Handle self_of(lua_State* L) { return Vm::of(L).service(L).handle; }
 
-// nil, message, code
-int push_error(lua_State* L, const Status& status) {
-    lua_pushnil(L);
-    lua_pushstring(L, status.message());
-    lua_pushstring(L, status_code_name(status.code()));
-    return 3;
-}
-
-// true | nil, message, code
-int push_status(lua_State* L, const Status& status) {
-    if (!status.ok()) return push_error(L, status);
-    lua_pushboolean(L, 1);
-    return 1;
-}
-
 std::uint64_t check_id(lua_State* L, int index, const char* what) {
     const lua_Number number = luaL_checknumber(L, index);
     if (!(number >= 0 && number < 9007199254740992.0)) luaL_argerror(L, index, what);
@@ -39,12 +24,6 @@ std::uint64_t check_id(lua_State* L, int index, const char* what) {
 GroupId check_group(lua_State* L, int index) { return {check_id(L, index, "a group expected")}; }
 ListenerId check_listener(lua_State* L, int index) {
     return {check_id(L, index, "a listener expected")};
-}
-
-std::string_view check_bytes(lua_State* L, int index) {
-    std::size_t size = 0;
-    const char* data = luaL_checklstring(L, index, &size);
-    return {data, size};
 }
 
 // --- options ---

@@ -17,8 +17,8 @@
 #include <string_view>
 
 #include "core/buffer.h"
+#include "core/utf8.h"
 #include "net/framing.h"
-#include "net/utf8.h"
 
 namespace perilune {
 

@@ -1,4 +1,4 @@
-#include "net/utf8.h"
+#include "core/utf8.h"
 
 #include <cstring>
 

@@ -1,6 +1,7 @@
 // Utf8Check: whether bytes that come in pieces are UTF-8.
 //
-// Purpose:   WebSocket texts must be, and are refused at the first byte that can't be.
+// Purpose:   texts of clients must be: those of WebSockets are refused at the first byte that can't
+//            be, fields of packets as a whole.
 // Threads:   a value.
 #pragma once
 
