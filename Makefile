@@ -154,7 +154,7 @@ bench: build $(BENCHES) ## prints the benchmarks with their targets and referenc
 bench-smoke: ## every benchmark with small numbers, for correctness only
 	@BENCH_SMOKE=1 $(MAKE) bench
 
-soak: build ## the promises at their full numbers; takes long
+soak: test-programs ## the promises at their full numbers; takes long
 	@[ ! -x test/soak ] || PERILUNE_BUILD=$(B) test/soak
 
 # ---- what is not code ----

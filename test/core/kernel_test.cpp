@@ -227,12 +227,6 @@ TEST_F(KernelTest, BlockingWorkComesBackAsAMessage) {
     EXPECT_TRUE(eventually([&] { return done.load(); }));
 }
 
-void spin_ms(int ms) {
-    const std::uint64_t end = cycles_now() + cycles_per_ms() * ms;
-    while (cycles_now() < end) {
-    }
-}
-
 // Promise 2, its other half: with every worker in a long dispatch, timers and other services go
 // on, on spare workers.
 TEST_F(KernelTest, TimersAndServicesGoOnWhileEveryWorkerComputes) {
@@ -241,11 +235,15 @@ TEST_F(KernelTest, TimersAndServicesGoOnWhileEveryWorkerComputes) {
     make(options);
     std::atomic<int> busy{0};
     std::atomic<int> ticks{0};
+    std::atomic<int> gave_up{0};
     for (int i = 0; i < 2; ++i) {
+        // Computes until the ticks have come.
         const Made computing = add([&](MessagePtr) {
             ++busy;
-            spin_ms(1500);
-            --busy;
+            const std::uint64_t end = cycles_now() + cycles_per_ms() * 10'000;
+            while (ticks < 20 && cycles_now() < end) {
+            }
+            if (ticks < 20) ++gave_up;
         });
         ASSERT_EQ(send(computing.handle), PostResult::ok);
     }
@@ -255,7 +253,7 @@ TEST_F(KernelTest, TimersAndServicesGoOnWhileEveryWorkerComputes) {
     OwnerTimers timers(ticking.handle);
     kernel->add_timer(timers, 1, clock.now_ns() + 10 * kNsPerMs, 10 * kNsPerMs);
     EXPECT_TRUE(eventually([&] { return ticks >= 20; }));
-    EXPECT_EQ(busy.load(), 2) << "the ticks came only after the computation";
+    EXPECT_EQ(gave_up.load(), 0) << "the ticks came only after the computation";
     EXPECT_GE(kernel->scheduler().counters().spares_started, 1u);
     kernel->timers().cancel_all(timers);
     kernel->stop();
@@ -351,25 +349,28 @@ TEST_F(KernelTest, AFloodedServiceDoesNotStarveAnother) {
     KernelOptions options;
     options.workers = 1;
     make(options);
+    std::atomic<std::int64_t> handled{0};
     Made flooded = add();
-    flooded.actor->on_message = [this, &flooded](MessagePtr message) {
-        spin_ms(0);
+    flooded.actor->on_message = [&](MessagePtr message) {
+        ++handled;
         message->to = flooded.handle;
         (void)kernel->post(message);
     };
     for (int i = 0; i < 1000; ++i) ASSERT_EQ(send(flooded.handle), PostResult::ok);
     std::atomic<int> quiet{0};
-    const Made other = add([&](MessagePtr) { ++quiet; });
+    std::atomic<std::int64_t> handled_before{0};
+    const Made other = add([&](MessagePtr) {
+        handled_before = handled.load();
+        ++quiet;
+    });
     ASSERT_TRUE(kernel->start().ok());
-    std::vector<double> waits_ms;
     for (int i = 1; i <= 100; ++i) {
-        const std::int64_t began = clock.now_ns();
         ASSERT_EQ(send(other.handle), PostResult::ok);
+        const std::int64_t posted_at = handled;
         ASSERT_TRUE(eventually([&] { return quiet == i; }));
-        waits_ms.push_back(static_cast<double>(clock.now_ns() - began) / 1e6);
+        // In messages, which take as long as they take on this machine: a few turns of 64.
+        EXPECT_LE(handled_before - posted_at, 64 * kTurnMessages);
     }
-    std::sort(waits_ms.begin(), waits_ms.end());
-    EXPECT_LE(waits_ms[98], 50.0);
     kernel->stop();
 }
 
@@ -377,15 +378,19 @@ TEST_F(KernelTest, AnIdleKernelUsesNoProcessorTime) {
     make();
     add();
     ASSERT_TRUE(kernel->start().ok());
-    std::this_thread::sleep_for(std::chrono::milliseconds(500));  // until the watchdog sleeps too
-    timespec before;
-    timespec after;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
-    std::this_thread::sleep_for(std::chrono::milliseconds(500));
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
-    const double used_ms = static_cast<double>(after.tv_sec - before.tv_sec) * 1e3 +
-                           static_cast<double>(after.tv_nsec - before.tv_nsec) / 1e6;
-    EXPECT_LT(used_ms, 2.0);
+    // The watchdog, too, falls asleep at first; and a kernel that spins never has a quiet moment.
+    double least_ms = 1e9;
+    for (int i = 0; i < 10 && least_ms >= 2.0; ++i) {
+        timespec before;
+        timespec after;
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+        std::this_thread::sleep_for(std::chrono::milliseconds(500));
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+        least_ms =
+            std::min(least_ms, static_cast<double>(after.tv_sec - before.tv_sec) * 1e3 +
+                                   static_cast<double>(after.tv_nsec - before.tv_nsec) / 1e6);
+    }
+    EXPECT_LT(least_ms, 2.0);
 }
 
 TEST_F(KernelTest, TenKernelsLiveInOneProcess) {

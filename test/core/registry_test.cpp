@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <thread>
 #include <unordered_set>
 
@@ -94,10 +95,11 @@ TEST_F(RegistryTest, MonitorsAreToldOfOneDeathOnce) {
 // Promise 7, the part of handles: lookups of stale ids while slots are used again and again.
 TEST_F(RegistryTest, StaleHandlesStayDeadWhileOthersComeAndGo) {
 #if defined(PERILUNE_TSAN) || defined(PERILUNE_ASAN)
-    constexpr int kCycles = 200000;
+    constexpr int kUsual = 200'000;
 #else
-    constexpr int kCycles = 2000000;
+    constexpr int kUsual = 2'000'000;
 #endif
+    const int cycles = std::getenv("PERILUNE_SOAK") != nullptr ? 20'000'000 : kUsual;
     std::vector<Handle> stale;
     for (int i = 0; i < 8; ++i) {
         stale.push_back(registry.add(&cell, nullptr).value());
@@ -110,7 +112,7 @@ TEST_F(RegistryTest, StaleHandlesStayDeadWhileOthersComeAndGo) {
             for (const Handle handle : stale) found += registry.alive(handle) ? 1 : 0;
         }
     });
-    for (int i = 0; i < kCycles; ++i) registry.remove(registry.add(&cell, nullptr).value());
+    for (int i = 0; i < cycles; ++i) registry.remove(registry.add(&cell, nullptr).value());
     done.store(true);
     poker.join();
     EXPECT_EQ(found.load(), 0);
