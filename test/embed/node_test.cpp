@@ -37,9 +37,16 @@ function counter.echo(...) return ... end
 function counter.count(...) return select("#", ...) end
 function counter.fail(value) error(value, 0) end
 function counter.wait(ms) perilune.sleep(ms) return "slept" end
-function counter.block(ms)
+-- Under a name: whoever finds it knows that it began.
+function counter.block(ms, name)
+  perilune.name(name)
   local till = perilune.now() + ms
   while perilune.now() < till do end
+end
+-- Looks at nothing else while there is a service `latch`; whoever finds `held` knows that it began.
+function counter.hold()
+  perilune.name("held")
+  while perilune.find("latch") do end
 end
 function counter.who() return perilune.sender(), perilune.self() end
 function counter.ask(to, ...) return perilune.call(to, ...) end
@@ -68,6 +75,7 @@ function chapter.on_start(options)
   title = options.title
   perilune.call("journal", "write", "start " .. title)
   if options.fail then error("the page is torn", 0) end
+  if options.slow then perilune.sleep(60000) end
 end
 function chapter.on_stop() perilune.call("journal", "write", "stop " .. title) end
 return chapter
@@ -92,6 +100,17 @@ class NodeTest : public testing::Test {
 
     Folder folder_;
 };
+
+// Waits until `condition`, up to ten seconds.
+template <typename Condition>
+bool eventually(Condition condition) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (!condition()) {
+        if (std::chrono::steady_clock::now() > end) return false;
+        std::this_thread::sleep_for(milliseconds(5));
+    }
+    return true;
+}
 
 ServiceConfig service(const char* script, const char* name, Value options = {}) {
     ServiceConfig service;
@@ -242,17 +261,20 @@ TEST_F(NodeTest, a_service_that_does_not_start_stops_those_before_it) {
 }
 
 TEST_F(NodeTest, a_node_can_be_stopped_while_it_starts) {
+    Journal journal;
     Config own = config();
-    own.services = {service("counter", "slow", Table{{"slow", true}})};
+    own.services = {service("journal", "journal"),
+                    service("chapter", "slow", Table{{"title", "slow"}, {"slow", true}})};
     Node node(std::move(own));
+    node.register_service("journal", journal.factory());
     std::thread stopper([&] {
-        std::this_thread::sleep_for(milliseconds(200));
+        EXPECT_TRUE(eventually([&] { return !journal.take().empty(); }));
         node.stop();
     });
     const auto began = std::chrono::steady_clock::now();
     EXPECT_FALSE(node.start().ok());
     stopper.join();
-    EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(10));
+    EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::seconds(30));
 }
 
 TEST_F(NodeTest, what_does_not_stop_in_time_is_killed) {
@@ -425,7 +447,7 @@ TEST_F(NodeTest, a_call_ends_ok_error_timeout_dead_overloaded_or_cancelled) {
 
     const auto began = std::chrono::steady_clock::now();
     EXPECT_EQ(node.call("counter", "wait", {5000}, 50).outcome, Outcome::timeout);
-    EXPECT_LT(std::chrono::steady_clock::now() - began, milliseconds(2000));
+    EXPECT_LT(std::chrono::steady_clock::now() - began, milliseconds(5000));
 
     EXPECT_EQ(node.call("nobody", "add").outcome, Outcome::dead);
     EXPECT_EQ(node.call(123456789, "add").outcome, Outcome::dead);
@@ -434,12 +456,14 @@ TEST_F(NodeTest, a_call_ends_ok_error_timeout_dead_overloaded_or_cancelled) {
     EXPECT_TRUE(node.call(gone.value(), "leave").ok());
     EXPECT_EQ(node.call(gone.value(), "wait", {1}).outcome, Outcome::dead);
 
-    ASSERT_TRUE(node.send("busy", "block", {400}).ok());
-    std::this_thread::sleep_for(milliseconds(50));
+    ASSERT_TRUE(node.spawn("counter", {}, "latch").ok());
+    ASSERT_TRUE(node.send("busy", "hold").ok());
+    ASSERT_TRUE(eventually([&] { return node.find("held") != 0; }));
     Status status;
     for (int i = 0; i < 40 && status.ok(); ++i) status = node.send("busy", "add", {1});
     EXPECT_EQ(status.code(), StatusCode::overloaded);
     EXPECT_EQ(node.call("busy", "add", {1}).outcome, Outcome::overloaded);
+    EXPECT_TRUE(node.stop_service("latch"));
     EXPECT_EQ(node.send("nobody", "add").code(), StatusCode::dead);
 
     std::future<CallResult> pending =
@@ -535,13 +559,15 @@ TEST_F(NodeTest, a_host_call_returns_in_time_while_all_workers_are_stuck) {
     for (int i = 0; i < 2; ++i) {
         const Result<std::uint64_t> handle = node.spawn("counter");
         ASSERT_TRUE(handle.ok());
-        ASSERT_TRUE(node.send(handle.value(), "block", {1500}).ok());
+        const std::string name = "blocked " + std::to_string(i);
+        ASSERT_TRUE(node.send(handle.value(), "block", {3000, name}).ok());
+        ASSERT_TRUE(eventually([&] { return node.find(name) != 0; }));
     }
     const Result<std::uint64_t> other = node.spawn("counter", {}, "other", 100);
     EXPECT_EQ(other.status().code(), StatusCode::timeout);
     const auto began = std::chrono::steady_clock::now();
     EXPECT_FALSE(node.call("nobody", "add", {}, 100).ok());
-    EXPECT_LT(std::chrono::steady_clock::now() - began, milliseconds(1000));
+    EXPECT_LT(std::chrono::steady_clock::now() - began, milliseconds(2000));
 }
 
 TEST_F(NodeTest, arguments_that_cannot_be_sent_are_refused) {
@@ -765,9 +791,11 @@ TEST_F(BusyTest, a_native_call_ends_like_any_other) {
 }
 
 TEST_F(BusyTest, timers_fire_and_can_be_cancelled) {
-    std::this_thread::sleep_for(milliseconds(150));
-    const CallResult result = node_.call("busy", "ticks");
-    EXPECT_GE(result.value(1).number(), 3);
+    CallResult result;
+    EXPECT_TRUE(eventually([&] {
+        result = node_.call("busy", "ticks");
+        return result.value(1).number() >= 3 && result.value(2).boolean();
+    }));
     EXPECT_LT(result.value(1).number(), 1'000'000);
     EXPECT_TRUE(result.value(2).boolean());
 }
