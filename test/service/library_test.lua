@@ -71,7 +71,7 @@ end)
 
 test("what a test leaves behind fails it", function()
   local handle = perilune.spawn("leftover_tests")
-  local results = perilune.call_within(60000, handle, "run")
+  local results = perilune.call_within(60000, handle, "run", { settle_ms = 200 })
   perilune.stop(handle)
   local texts = {}
   for i, result in ipairs(results) do
