@@ -462,10 +462,11 @@ void Vm::write_failure(Message& message, std::string_view text, std::string_view
 }
 
 void Vm::report_error(Service& service, const char* what, std::string_view text,
-                      std::string_view traceback) {
+                      std::string_view traceback, bool ends) {
     ++service.errors;
     host_.counters().lua_errors.fetch_add(1, std::memory_order_relaxed);
-    std::string line = std::string("error in ") + what + ": " + std::string(capped(text));
+    std::string line = ends ? std::string(text) + " in " + what
+                            : std::string("error in ") + what + ": " + std::string(capped(text));
     if (!traceback.empty()) line += "\n" + std::string(capped(traceback));
     kernel().log().write(LogLevel::error, describe(service), line, LogText::lines);
 }

@@ -188,6 +188,10 @@ class Vm final : public Actor {
     // settled here.
     void settle_hook();
     void settle_kill();
+    // The task that ran on `co` was told to end while it was in a loop of C, which raised.
+    void interrupted_in_c(lua_State* co);
+    std::string interrupt_text() const;
+    std::string memory_text() const;
     Service* largest_service();
     void end_for_memory(Service& service);
     // Ends others of the group as long as one of them has most. True when that was enough.
@@ -238,8 +242,9 @@ class Vm final : public Actor {
     void tell_next_ended();
     void arm_idle(std::int64_t due_ns);
     void sweep_dead();
+    // `ends`: the text says why the whole service ends.
     void report_error(Service& service, const char* what, std::string_view text,
-                      std::string_view traceback);
+                      std::string_view traceback, bool ends = false);
     void write_failure(Message& message, std::string_view text, std::string_view traceback,
                        lua_State* L, int value_index);
     bool unpack_onto(lua_State* L, const char* data, std::size_t size, int* count,

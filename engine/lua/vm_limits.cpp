@@ -5,7 +5,8 @@
 // set until the host has control again: a hook that fired once could be survived by a loop
 // around pcall. To end a task it yields, which no pcall or xpcall sees; where a yield can't be
 // (inside table.sort, string.gsub with a function, require) LuaJIT raises instead, and the hook
-// strikes again further out.
+// strikes again further out. A count of one also tells the loops of string.find, lpeg and the like
+// (3rd/patches) to raise: no hook runs in C.
 
 #include <algorithm>
 
@@ -18,6 +19,9 @@ namespace perilune {
 
 namespace {
 
+// A count that only looks, and so must not end what runs in C.
+constexpr int kLook = 2;
+constexpr int kEnd = 1;
 constexpr int kPollInstructions = 1000;  // under ThreadSanitizer, where signals are deferred
 constexpr std::uint64_t kLongTurnMs = 5;
 constexpr std::uint32_t kLongTurns = 3;
@@ -27,13 +31,14 @@ constexpr std::uint64_t kLongTurnsWithinMs = 60'000;
 
 void Vm::interrupt(InterruptLevel level) {
     interrupt_level_ = static_cast<int>(level);
-    if (L_ != nullptr && !masked_) lua_sethook(L_, on_hook, LUA_MASKCOUNT, 1);
+    const int count = level == InterruptLevel::kill ? kEnd : kLook;
+    if (L_ != nullptr && !masked_) lua_sethook(L_, on_hook, LUA_MASKCOUNT, count);
 }
 
 void Vm::over_limit(void* context) {
     Vm& vm = *static_cast<Vm*>(context);
     vm.over_limit_ = 1;
-    if (vm.L_ != nullptr && !vm.masked_) lua_sethook(vm.L_, on_hook, LUA_MASKCOUNT, 1);
+    if (vm.L_ != nullptr && !vm.masked_) lua_sethook(vm.L_, on_hook, LUA_MASKCOUNT, kLook);
 }
 
 void Vm::disarm_hook() {
@@ -54,8 +59,10 @@ void Vm::hook(lua_State* L) {
     if (!killing_ && over_limit_ != 0 && !collect() && !end_largest_others()) {
         killing_ = true;
         kill_for_memory_ = true;
-        kill_text_ =
-            "the memory limit of " + std::to_string(arena_.limit() >> 20) + " MB was reached";
+        kill_text_ = memory_text();
+        luaL_traceback(L, L, nullptr, 0);
+        kill_traceback_ = lua_tostring(L, -1);
+        lua_pop(L, 1);
     }
     if (interrupt_level_ != 0) {
         const bool kill = interrupt_level_ == static_cast<int>(InterruptLevel::kill);
@@ -63,9 +70,9 @@ void Vm::hook(lua_State* L) {
         luaL_traceback(L, L, nullptr, 0);
         const char* traceback = lua_tostring(L, -1);
         if (kill) {
+            // Whoever dies of memory may take long to do it: that stays the reason.
+            if (!killing_) kill_text_ = interrupt_text();
             killing_ = true;
-            kill_text_ = "ended after " + std::to_string(kernel().options().interrupt_ms) +
-                         " ms without a pause";
             kill_traceback_ = traceback;
         } else if (current_ != nullptr) {
             kernel().log().write(LogLevel::warn, describe(*current_->service),
@@ -80,7 +87,7 @@ void Vm::hook(lua_State* L) {
         if (over_limit_ == 0) disarm_hook();
         return;
     }
-    lua_sethook(L, on_hook, LUA_MASKCOUNT, 1);
+    lua_sethook(L, on_hook, LUA_MASKCOUNT, kEnd);
     if (lua_isyieldable(L) != 0) {
         lua_yield(L, 0);
         return;
@@ -90,6 +97,24 @@ void Vm::hook(lua_State* L) {
     if (limit_to_restore_ == 0) limit_to_restore_ = arena_.limit();
     arena_.set_limit(1);
     lua_newuserdata(L, 2 * Arena::kHugeRequest);
+}
+
+std::string Vm::interrupt_text() const {
+    return "ended after " + std::to_string(host_.kernel().options().interrupt_ms) +
+           " ms without a pause (watchdog.interrupt_ms)";
+}
+
+std::string Vm::memory_text() const {
+    const std::size_t limit = limit_to_restore_ != 0 ? limit_to_restore_ : arena_.limit();
+    return "ended: memory (limit " + std::to_string(limit >> 20) + " MB)";
+}
+
+void Vm::interrupted_in_c(lua_State* co) {
+    killing_ = true;
+    kill_text_ = interrupt_text();
+    luaL_traceback(L_, co, nullptr, 0);
+    kill_traceback_ = lua_tostring(L_, -1);
+    lua_pop(L_, 1);
 }
 
 bool Vm::collect() {
@@ -110,9 +135,7 @@ Service* Vm::largest_service() {
 
 void Vm::end_for_memory(Service& service) {
     host_.counters().memory_kills.fetch_add(1, std::memory_order_relaxed);
-    kernel().log().write(
-        LogLevel::error, describe(service),
-        "ended: the memory limit of " + std::to_string(arena_.limit() >> 20) + " MB was reached");
+    kernel().log().write(LogLevel::error, describe(service), memory_text());
     end_service(service, "memory");
 }
 

@@ -76,6 +76,10 @@ void Vm::resume(Task* task, int arguments) {
     const int status = lua_resume(task->thread, arguments);
     arena_.may_refuse(false);
     current_ = nullptr;
+    if (status != 0 && status != LUA_YIELD && !killing_ &&
+        interrupt_level_ == static_cast<int>(InterruptLevel::kill)) {
+        interrupted_in_c(task->thread);
+    }
     if (killing_) {
         // However it ended: tail calls may have returned what a killed coroutine yielded.
         fail_task(task, Ending::killed);
@@ -159,7 +163,7 @@ void Vm::fail_task(Task* task, Ending ending) {
     }
     const bool memory = ending == Ending::killed && kill_for_memory_;
     if (ending == Ending::killed) settle_kill();
-    report_error(service, task->name, text, traceback);
+    report_error(service, task->name, text, traceback, memory);
     MessagePtr request = std::move(task->request);
     if (request != nullptr) {
         write_failure(*request, text, traceback, value_index == 0 ? nullptr : co, value_index);

@@ -61,7 +61,7 @@ local function explode(service, kind)
     -- Each large request fails, pcall catches it, and what is left is a loop.
     (kind:find "_in_x?pcall$" or support.sanitizer) and raised.message:find "without a pause",
     kind .. ": " .. raised.message)
-  local dies = raised.message:find "memory limit of %d+ MB"
+  local dies = raised.message:find "^ended: memory %(limit %d+ MB%)"
   if dies then
     test.eventually(function() return downs[service] end, nil, kind)
     test.equal(downs[service], "memory", kind)

@@ -99,6 +99,28 @@ function kinds.loaded_text() load("while true do end")() end
 function kinds.module() require "services.endless_module" end
 function kinds.c_function() while true do ("x"):rep(1000) end end
 function kinds.find() while true do (("a"):rep(1000)):find("(a*)b") end end
+-- One call, which takes for ever in C.
+local LONG, HARD = ("a"):rep(40), ("a*"):rep(25) .. "b"
+function kinds.match_find() return LONG:find(HARD) end
+function kinds.match_gsub() return (LONG:gsub(HARD, "")) end
+function kinds.match_gmatch() for _ in LONG:gmatch(HARD) do end end
+function kinds.match_in_pcall() while true do pcall(string.find, LONG, HARD) end end
+function kinds.match_in_xpcall() while true do xpcall(string.find, spin, LONG, HARD) end end
+function kinds.match_in_coroutine() return coroutine.wrap(string.find)(LONG, HARD) end
+function kinds.match_in_sort()
+  table.sort({ 3, 2, 1 }, function() return LONG:find(HARD) end)
+end
+function kinds.match_lazily() return (("a"):rep(20000)):find(("a-"):rep(9) .. "b") end
+function kinds.match_brackets() return (("("):rep(1000000)):find "%b()" end
+local function hard_grammar()
+  local lpeg = require "lpeg"
+  return lpeg.P { "a" * lpeg.V(1) * "x" + "a" * lpeg.V(1) * "y" + "" }
+end
+function kinds.match_lpeg() return hard_grammar():match(LONG) end
+function kinds.match_lpeg_in_pcall()
+  local grammar = hard_grammar()
+  while true do pcall(grammar.match, grammar, LONG) end
+end
 function kinds.garbage() while true do collectgarbage "step" end end
 function kinds.random() while true do math.random() end end
 function kinds.buffer()
