@@ -6,16 +6,21 @@ B := build/$(MODE)
 PREFIX ?= /usr/local
 VERSION := 0.1.0
 
+# make -n; before anything is added to MAKEFLAGS
+DRY_RUN := $(findstring n,$(firstword -$(MAKEFLAGS)))
+
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 # ---- set-up: before anything is compiled, Debian's packages and 3rd/ must be there ----
 
-WITHOUT_SETUP := help clean distclean packages lint format bench-smoke asan tsan test
+WITHOUT_SETUP := help clean distclean packages lint format bench-smoke asan tsan test test-install
 GOALS := $(or $(MAKECMDGOALS),$(.DEFAULT_GOAL))
 ifneq ($(filter-out $(WITHOUT_SETUP),$(GOALS)),)
+ifeq ($(DRY_RUN),) # what is included is made even then
 include build/3rd/flags.mk
+endif
 build/3rd/flags.mk: FORCE # both scripts do nothing, quickly, when nothing is missing
 	@3rd/install build
 	@3rd/build
@@ -71,6 +76,14 @@ $(B)/obj/%.o: %.cpp $(B)/flags
 	@mkdir -p $(@D)
 	@echo "  c++  $<"
 	@$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c $< -o $@
+
+# The library knows where it will be installed: a host program elsewhere finds lualib/ there.
+DATA := $(PREFIX)/share/perilune
+$(B)/obj/engine/node/folders.o: private CPPFLAGS += -DPERILUNE_DATA='"$(DATA)"'
+$(B)/obj/engine/node/folders.o: $(B)/data
+$(B)/data: FORCE
+	@mkdir -p $(@D)
+	@echo '$(DATA)' | cmp -s - $@ || echo '$(DATA)' > $@
 
 # Other flags than last time: everything is compiled again.
 $(B)/flags: FORCE
@@ -134,6 +147,9 @@ test-lua: build
 	@$(if $(and $(NODE),$(LUA_TESTS)),\
 		$(TEST_ENVIRONMENT) $(LAUNCH_$(MODE)) $(NODE) test $(LUA_TESTS))
 
+test-install: ## installs into build/installed, and builds and runs the README's host program with it
+	@.ci/install
+
 asan: ## builds with AddressSanitizer and UBSan, and runs the core and Lua tests
 	@$(MAKE) MODE=asan test
 
@@ -176,6 +192,8 @@ docs: build ## docs/api.md from the annotations in lualib
 
 D = $(DESTDIR)$(PREFIX)
 install: build ## into PREFIX (/usr/local): binary, library, headers, pkg-config, lualib
+	@[ '$(PREFIX)' != '' ] && [ "$$(echo '$(PREFIX)' | cut -c1)" = / ] || \
+		{ echo "PREFIX has to be an absolute path" >&2; exit 1; }
 	@install -d $(D)/bin $(D)/lib/pkgconfig $(D)/include/perilune/lua $(D)/share/perilune
 	@install -m 755 $(B)/perilune $(D)/bin/
 	@install -m 644 $(B)/libperilune.a $(D)/lib/
@@ -201,5 +219,5 @@ help:
 		while IFS='|' read -r goal text; do printf '%-20s %s\n' "$$goal" "$$text"; done
 
 FORCE:
-.PHONY: FORCE build run test fuzz fuzz-run test-programs test-core test-lua asan tsan bench bench-smoke soak \
+.PHONY: FORCE build run test fuzz fuzz-run test-programs test-core test-lua test-install asan tsan bench bench-smoke soak \
 	lint format docs install packages clean distclean help

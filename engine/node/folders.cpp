@@ -39,8 +39,11 @@ std::string find_home(const Config& config) {
         if (holds_library(folder / "share" / "perilune")) return folder / "share" / "perilune";
         if (holds_library(folder)) return folder;
     }
-    return {};
+    // A host program that lies elsewhere: where `make install` puts it.
+    return holds_library(installed_home()) ? installed_home() : "";
 }
+
+std::string installed_home() { return PERILUNE_DATA; }
 
 std::vector<std::string> script_folders(const Config& config) {
     std::vector<std::string> folders;

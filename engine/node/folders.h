@@ -16,9 +16,11 @@ namespace perilune {
 std::string resolve_path(const Config& config, const std::string& path);
 
 // The folder that holds the engine's lualib/ and service/: config.home, or what is found above
-// the program: <folder>/share/perilune of an installation, or the source tree of a build. "" when
-// there is none.
+// the program: <folder>/share/perilune of an installation, or the source tree of a build; or the
+// folder that the library was installed with (PERILUNE_DATA). "" when there is none.
 std::string find_home(const Config& config);
+// PREFIX/share/perilune of `make install`, whether it is there or not.
+std::string installed_home();
 
 // Where scripts and modules of the game are looked for, first to last.
 std::vector<std::string> script_folders(const Config& config);

@@ -66,7 +66,8 @@ struct Config {
     std::string base = ".";
 
     // Folder that holds the engine's own lualib/ and service/. Empty: looked for above the
-    // program, as <folder>/share/perilune and as <folder>. Not a key of config.lua.
+    // program, as <folder>/share/perilune and as <folder>, then where the library was installed,
+    // PREFIX/share/perilune. Not a key of config.lua.
     std::string home;
 
     // --- threads ---
@@ -166,6 +167,10 @@ struct Config {
         int queue = 8192;
     } log;
 
+    // Where keys were configured, for messages: "services[3].options.port" -> "config.lua:13".
+    // load_config() fills it. Not a key of config.lua.
+    std::map<std::string, std::string> origins;
+
     // > 0: one thread, virtual time, no real sockets, and the same order of events each time.
     // For tests. Not a key of config.lua.
     std::uint64_t seed = 0;
@@ -185,7 +190,8 @@ struct ConfigCheck {
 // Reads a config file and checks all that can be known without starting anything: keys, types
 // and ranges, that the scripts of its services exist and parse, and their options where a script
 // declares them. The file runs in a Lua of its own without io and os, for a second at most.
-ConfigCheck load_config(const std::string& file);
+// `home` becomes Config::home; empty: it is looked for.
+ConfigCheck load_config(const std::string& file, const std::string& home = {});
 
 // Every option of config.lua with its type, limits, default and meaning, as a table to read.
 std::string describe_config();
