@@ -2,7 +2,8 @@
 //
 // Signals are handled here alone. They are blocked in all threads; one thread waits for them.
 //   SIGINT, SIGTERM  stop the node in order; a second one ends the process at once
-//   SIGHUP           loads changed scripts again
+//   SIGHUP           loads changed scripts again; `test` and `bots` ignore it, since they bear the
+//                    same name as a node that somebody may want to tell by `pidof`
 //   SIGPIPE          is ignored: a peer that went is an error of the write
 #include <pthread.h>
 #include <signal.h>
@@ -11,6 +12,7 @@
 
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <string>
@@ -101,6 +103,25 @@ std::string joined(const std::vector<std::string>& words) {
     return text;
 }
 
+// What lets bots play with the gateway that the config names; "" when there is none.
+std::string bots_command(const Node& node) {
+    for (const perilune::ServiceConfig& service : node.config().services) {
+        if (service.name != "gateway" || service.script != "gateway") continue;
+        const std::string host = service.options["host"].string();
+        std::int64_t port = service.options["port"].integer(6080);
+        // Any free one: the node knows which, if it listens nowhere else.
+        const std::vector<std::string> addresses = node.addresses();
+        if (port == 0 && addresses.size() == 1) {
+            port = std::atoi(addresses[0].c_str() + addresses[0].rfind(':') + 1);
+        }
+        if (port == 0) return {};
+        const bool here = host.empty() || host == "*" || host == "0.0.0.0" || host == "::";
+        return "perilune bots chat --count 2 --port " + std::to_string(port) +
+               (here || host == "127.0.0.1" ? "" : " --host " + host);
+    }
+    return {};
+}
+
 void print_start(const Node& node) {
     const std::size_t services = node.config().services.size();
     std::string line = "perilune " + std::string(perilune::version()) + ": " + node.config().name +
@@ -108,9 +129,11 @@ void print_start(const Node& node) {
                        (services == 1 ? " service" : " services");
     const std::vector<std::string> addresses = node.addresses();
     if (!addresses.empty()) line += ", listens on " + joined(addresses);
-    line += ". Stop it with Ctrl-C.";
-    if (node.find("gateway") != 0) line += " Try it with: perilune bots chat --count 2";
-    std::puts(line.c_str());
+    std::printf("%s. Stop it with Ctrl-C.\nLoad changed scripts with: kill -HUP %d\n", line.c_str(),
+                static_cast<int>(getpid()));
+    if (const std::string bots = bots_command(node); !bots.empty()) {
+        std::printf("Try it with: %s\n", bots.c_str());
+    }
     if (perilune::stock_luajit()) {
         std::puts("perilune: built with Debian's own LuaJIT: services run interpreted.");
     }
@@ -165,11 +188,13 @@ int main(int count, char** words) {
     signal(SIGPIPE, SIG_IGN);
     const std::string command = count > 1 ? words[1] : "config.lua";
     perilune::cli::Arguments arguments(count > 1 ? count - 2 : 0, words + (count > 1 ? 2 : 1));
+    if (arguments.flag("help") || arguments.flag("h")) return perilune::cli::help(command);
     if (command == "check") return perilune::cli::check(arguments);
+    if (command == "test" || command == "bots") signal(SIGHUP, SIG_IGN);
     if (command == "test") return perilune::cli::test(arguments);
     if (command == "bots") return perilune::cli::bots(arguments);
     if (command == "help" || command == "--help" || command == "-h") {
-        return perilune::cli::help(arguments);
+        return perilune::cli::help(arguments.rest().empty() ? "" : arguments.rest()[0]);
     }
     if (command == "version" || command == "--version") {
         std::printf("perilune %s\n", perilune::version());
@@ -178,7 +203,11 @@ int main(int count, char** words) {
     const bool is_file =
         command.find('.') != std::string::npos || access(command.c_str(), F_OK) == 0;
     if (command[0] == '-' || !is_file) {
-        return perilune::cli::misuse("run", "there is no command \"" + command + "\"");
+        const char* const what = command[0] == '-' ? "option" : "command, and no file";
+        std::fprintf(stderr,
+                     "perilune: there is no %s \"%s\". `perilune help` lists the commands.\n", what,
+                     command.c_str());
+        return 2;
     }
     if (!arguments.rest().empty()) {
         return perilune::cli::misuse("run", "one config file is enough");

@@ -48,7 +48,7 @@ std::int64_t Arguments::number(const std::string& name, std::int64_t fallback, s
 
 bool Arguments::flag(const std::string& name) {
     for (auto word = words_.begin(); word != words_.end(); ++word) {
-        if (*word != "--" + name) continue;
+        if (*word != (name.size() == 1 ? "-" : "--") + name) continue;
         words_.erase(word);
         return true;
     }

@@ -20,7 +20,7 @@ class Arguments {
     std::string text(const std::string& name, const std::string& fallback = {});
     std::int64_t number(const std::string& name, std::int64_t fallback, std::int64_t minimum,
                         std::int64_t maximum);
-    // Whether --name stands there; it is taken out.
+    // Whether --name stands there (-n for one letter); it is taken out.
     bool flag(const std::string& name);
 
     // What is left, once all options have been asked for.

@@ -50,13 +50,13 @@ int bots(Arguments& arguments) {
             return misuse("bots", "\"" + word + "\" is not expected here");
         }
     }
-    if (mode.empty()) return misuse("bots", "it wants a mode, e.g. chat");
+    if (mode.empty()) return misuse("bots", "it wants a mode: chat");
     options.emplace_back("mode", mode);
 
     Config config;
     config.name = "bots";
     config.trusted = {"bots"};  // so that it prints its progress
-    config.log.level = "warn";
+    config.log.level = "off";  // a mode that isn't there is one line, below
     config.data = "/tmp";  // bots write nothing
     config.lua.memory_mb = 2048;
     Node node(std::move(config));

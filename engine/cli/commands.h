@@ -19,8 +19,8 @@ int test(Arguments& arguments);
 // perilune bots <mode> [--count n] [--host name] [--port n] [--seconds n] [--rate n] [--name=value]
 int bots(Arguments& arguments);
 
-// perilune help [command]
-int help(Arguments& arguments);
+// perilune help [topic]. `topic`: a command, "config" or "".
+int help(const std::string& topic);
 
 // Prints why the command line is wrong, and returns 2.
 int misuse(const std::string& command, const std::string& problem);

@@ -30,13 +30,14 @@ constexpr Topic kTopics[] = {
      "perilune test <folders or files> [--filter text] [--seed n] [--limit seconds] [--verbose]\n\n"
      "Runs each file named *_test.lua as a service in a node of its own, on the script path of\n"
      "the current folder and with the whole of Lua, and calls its command `run`.\n"
-     "  --filter text    only tests whose name contains the text\n"
+     "  --filter text    only tests whose name contains the text; an error when there is none\n"
      "  --seed n         one thread, virtual time, and the same order of events each time\n"
      "  --limit seconds  for each file; default 120\n"
      "  --verbose        names the tests that passed, too, and shows the nodes' logs\n"},
     {"bots", "perilune bots <mode>       lets clients play against a node, e.g. `bots chat`",
      "perilune bots <mode> [--count n] [--host name] [--port n] [--seconds n] [--rate n]\n\n"
      "Starts clients against a running node and prints what they sent and got, and how fast.\n"
+     "  <mode>           chat: they talk in the talkroom, and check every line that they get\n"
      "  --count n        clients, 1 to 100000; default 50\n"
      "  --host name      default 127.0.0.1\n"
      "  --port n         default 6080\n"
@@ -55,8 +56,7 @@ int misuse(const std::string& command, const std::string& problem) {
     return 2;
 }
 
-int help(Arguments& arguments) {
-    const std::string topic = arguments.rest().empty() ? "" : arguments.rest()[0];
+int help(const std::string& topic) {
     if (topic == "config") {
         std::fputs(describe_config().c_str(), stdout);
         return 0;
@@ -66,9 +66,11 @@ int help(Arguments& arguments) {
         std::fputs(known.text, stdout);
         return 0;
     }
+    const bool is_known = topic.empty() || topic == "help";
+    if (!is_known) std::fprintf(stderr, "perilune help: there is no \"%s\"\n", topic.c_str());
     std::puts("Perilune: actors in Lua for game servers.\n");
     for (const Topic& known : kTopics) std::printf("  %s\n", known.line);
-    return topic.empty() || topic == "help" ? 0 : 2;
+    return is_known ? 0 : 2;
 }
 
 }  // namespace perilune::cli

@@ -150,6 +150,7 @@ int test(Arguments& arguments) {
     for (const std::string& path : arguments.rest()) {
         if (!collect(path, files)) return misuse("test", "there is no " + path);
     }
+    if (files.empty()) return misuse("test", "no file there is named *_test.lua");
     Totals totals;
     for (const fs::path& file : files) {
         run_file(file, options, totals);
@@ -158,6 +159,11 @@ int test(Arguments& arguments) {
     std::printf("%d passed, %d failed", totals.passed, totals.failed);
     if (totals.skipped > 0) std::printf(", %d skipped", totals.skipped);
     std::printf("\n");
+    if (totals.passed + totals.failed + totals.skipped == 0 && !options.filter.empty()) {
+        std::fprintf(stderr, "perilune test: no test's name contains \"%s\"\n",
+                     options.filter.c_str());
+        return 1;
+    }
     return totals.failed == 0 ? 0 : 1;
 }
 

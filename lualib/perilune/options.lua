@@ -45,7 +45,10 @@ local function check(name, option, value)
       option.max or "any", option.unit and " " .. option.unit or "", value))
   end
   if option.choices and not is_choice(value, option.choices) then
-    refuse(name, option, ("can't be %s"):format(tostring(value)))
+    local texts = {}
+    for i, choice in ipairs(option.choices) do texts[i] = tostring(choice) end
+    refuse(name, option,
+      ("can't be %s: it is one of %s"):format(tostring(value), table.concat(texts, ", ")))
   end
 end
 

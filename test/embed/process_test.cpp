@@ -273,7 +273,9 @@ TEST_F(ProgramTest, a_port_in_use_is_one_message_with_line_key_and_address) {
     Process node = run({"config.lua"});
     EXPECT_EQ(node.wait(), 1);
     const std::string& output = node.output();
-    EXPECT_EQ(output.substr(0, 37), "config.lua:5: services[2] (listener):") << output;
+    const std::string place = "config.lua:6: services[2] (listener).options.port: ";
+    EXPECT_EQ(output.substr(0, place.size()), place) << output;
+    EXPECT_EQ(output.find('\n'), output.size() - 1) << output;
     EXPECT_NE(output.find("127.0.0.1:" + port + " is in use"), std::string::npos) << output;
     close(taken);
 }
@@ -306,13 +308,49 @@ TEST_F(ProgramTest, commands_that_are_wrong_exit_with_2_and_say_how) {
     for (const std::vector<std::string>& words : wrong) {
         Process program = run(words);
         EXPECT_EQ(program.wait(), 2) << words[0] << ": " << program.output();
-        EXPECT_NE(program.output().find("perilune help "), std::string::npos) << program.output();
+        EXPECT_NE(program.output().find("perilune help"), std::string::npos) << program.output();
     }
+    Process unknown = run({"rnu"});
+    EXPECT_EQ(unknown.wait(), 2);
+    EXPECT_NE(unknown.output().find("no command, and no file \"rnu\""), std::string::npos)
+        << unknown.output();
+}
+
+TEST_F(ProgramTest, a_mode_of_bots_that_there_is_not_is_answered_with_those_there_are) {
+    Process bots = run({"bots", "foo"});
+    EXPECT_EQ(bots.wait(60'000), 1);
+    EXPECT_NE(bots.output().find("can't be foo: it is one of chat"), std::string::npos)
+        << bots.output();
+    EXPECT_EQ(bots.output().find("traceback"), std::string::npos) << bots.output();
+}
+
+TEST_F(ProgramTest, bots_ignore_sighup) {
+    folder_.write("config.lua",
+                  "return { services = { { script = \"gateway\", options = { port = 0 } }, "
+                  "{ script = \"auth\" }, { script = \"talkroom\" } } }");
+    Process node = run({});
+    const std::string command = "perilune bots chat --count 2 --port ";
+    ASSERT_TRUE(node.printed(command)) << node.output();
+    ASSERT_TRUE(node.printed("\n")) << node.output();
+    const std::string port = std::to_string(
+        std::atoi(node.output().c_str() + node.output().find(command) + command.size()));
+    Process bots = run({"bots", "chat", "--count", "2", "--seconds", "3", "--port", port});
+    ASSERT_TRUE(bots.printed("2 bots  sent")) << bots.output();  // once a second
+    bots.signal(SIGHUP);
+    EXPECT_EQ(bots.wait(60'000), 0) << bots.output();
+    node.signal(SIGTERM);
+    EXPECT_EQ(node.wait(), 0) << node.output();
 }
 
 TEST_F(ProgramTest, help_and_version_exit_with_0) {
     for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{
-             {"help"}, {"--help"}, {"help", "test"}, {"help", "config"}, {"version"}}) {
+             {"help"},
+             {"--help"},
+             {"help", "test"},
+             {"help", "config"},
+             {"version"},
+             {"bots", "--help"},
+             {"test", "-h"}}) {
         Process program = run(words);
         EXPECT_EQ(program.wait(), 0) << program.output();
     }
@@ -354,6 +392,9 @@ TEST_F(ProgramTest, tests_are_counted_and_a_failed_one_is_the_exit_code) {
     Process filtered = run({"test", "tests/bad_test.lua", "--filter", "passes"});
     EXPECT_EQ(filtered.wait(), 0);
     EXPECT_EQ(filtered.output(), "1 passed, 0 failed\n");
+    Process none = run({"test", "tests/bad_test.lua", "--filter", "nothing like it"});
+    EXPECT_EQ(none.wait(), 1);
+    EXPECT_NE(none.output().find("no test's name contains"), std::string::npos) << none.output();
 }
 
 TEST_F(ProgramTest, bots_without_a_server_fail) {
