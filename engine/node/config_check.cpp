@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <set>
 
 #include "lua/config_script.h"
 #include "lua/script_cache.h"
@@ -52,7 +53,6 @@ class WorldCheck {
           scripts_(folders_) {}
 
     void run() {
-        check_home();
         check_folders();
         for (std::size_t i = 0; i < config_.services.size(); ++i) {
             check_service(config_.services[i], service_path(config_, i));
@@ -64,13 +64,6 @@ class WorldCheck {
     }
 
   private:
-    void check_home() {
-        if (!find_home(config_).empty()) return;
-        problems_("",
-                  "the engine's lualib/ is neither above the program nor in "
-                  "<prefix>/share/perilune. Run `make install`, or set Config::home.");
-    }
-
     void check_folders() {
         for (std::size_t i = 0; i < config_.paths.size(); ++i) {
             const std::string folder = resolve_path(config_, config_.paths[i]);
@@ -82,6 +75,14 @@ class WorldCheck {
         std::error_code error;
         if (data.empty() || (fs::exists(data, error) && !is_folder(data))) {
             problems_("data", "\"" + data + "\" is no folder. Give the path of one.");
+        } else if (fs::path above = fs::absolute(data); true) {
+            while (!fs::exists(above, error)) above = above.parent_path();
+            if (!is_folder(above.string())) {
+                problems_("data", data + " can't be made: " + above.string() + " is no folder.");
+            } else if (access(above.c_str(), W_OK) != 0) {
+                problems_("data", data + " can't be written. Change the path, or the owner of " +
+                                      above.string() + ".");
+            }
         }
         const std::string file = resolve_path(config_, config_.log.file);
         if (file.empty()) return;
@@ -173,12 +174,22 @@ void complete(Config& config) {
     }
 }
 
+std::string home_problem(const Config& config) {
+    const std::string home = find_home(config);
+    if (!home.empty() && is_folder(home + "/lualib")) return {};
+    if (!config.home.empty()) {
+        return "there is no lualib/ in " + home + ", which was given as Config::home";
+    }
+    return "the engine's lualib/ is neither above the program nor in " + installed_home() +
+           ". Run `make install`, or give its folder: load_config(file, home) or Config::home";
+}
+
 void check_world(const Config& config, const std::function<bool(const std::string&)>& is_native,
                  const ConfigProblems& problems) {
     WorldCheck(config, is_native, problems).run();
 }
 
-ConfigCheck load_config(const std::string& file) {
+ConfigCheck load_config(const std::string& file, const std::string& home) {
     ConfigCheck check;
     std::string text;
     if (is_folder(file) || !read_text(file, text)) {
@@ -199,7 +210,10 @@ ConfigCheck load_config(const std::string& file) {
 
     const ConfigLines lines(text);
     std::vector<Problem> found;
+    std::set<std::string> told;
     const ConfigProblems note = [&](const std::string& path, const std::string& problem) {
+        // A value that was left out is not missing, too.
+        if (told.count(path) != 0) return;
         const std::string key = path.empty() ? "" : path + ": ";
         found.push_back({lines.line(path), key + problem});
     };
@@ -212,11 +226,21 @@ ConfigCheck load_config(const std::string& file) {
         if (!path.empty() && path[0] == '.') path.erase(0, 1);
         note(path, "the value " + left_out.what +
                        ". Give nil, booleans, numbers, strings or tables of these.");
+        told.insert(path);
     }
     check.config = read_config_value(script.value, note);
     check.config.base = folder.empty() ? "." : folder;
+    check.config.home = home;
+    for (const auto& [path, line] : lines.all()) {
+        check.config.origins[path] = file + ":" + std::to_string(line);
+    }
     complete(check.config);
     check_limits(check.config, note);
+    // Not the file's fault.
+    if (std::string problem = home_problem(check.config); !problem.empty()) {
+        check.problems.push_back(std::move(problem));
+        return check;
+    }
     check_world(check.config, {}, note);
     for (ServiceConfig& service : check.config.services) {
         service.origin =

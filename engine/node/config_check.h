@@ -14,6 +14,9 @@ namespace perilune {
 void check_world(const Config& config, const std::function<bool(const std::string&)>& is_native,
                  const ConfigProblems& problems);
 
+// Why the engine's own scripts can't be found; "" when they can.
+std::string home_problem(const Config& config);
+
 // Names that follow from others: a service's from its script.
 void complete(Config& config);
 

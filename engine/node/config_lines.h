@@ -33,6 +33,9 @@ class ConfigLines {
     };
     const std::vector<Repeated>& repeated() const { return repeated_; }
 
+    // All that were found, with their lines.
+    const std::map<std::string, int, std::less<>>& all() const { return lines_; }
+
   private:
     class Parser;
 

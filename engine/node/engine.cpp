@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/codec.h"
+#include "lua/config_script.h"
 #include "lua/lua_native_module.h"
 #include "net/memory_transport.h"
 #include "net/system_transport.h"
@@ -67,6 +68,30 @@ CallResult not_here() {
                        "a worker can't wait for its own node: use call_async, or another thread");
 }
 
+// "config.lua:3: data" where it is known where the key was configured, else the key alone.
+std::string place_of(const Config& config, const std::string& path) {
+    const auto origin = config.origins.find(path);
+    return origin == config.origins.end() ? path : origin->second + ": " + path;
+}
+
+// The option of a service that a failed start is about, or "": the one that the text names, or
+// whose number is the port that is in use.
+std::string blamed_option(const ServiceConfig& service, const std::string& text) {
+    for (const auto& [key, value] : service.options.table()) {
+        const std::string& name = key.string();
+        if (name.empty()) continue;
+        const std::string port = ":" + std::to_string(value.integer(-1)) + " ";
+        if (text.compare(0, name.size() + 8, "option " + name + " ") == 0 ||
+            text == "there is no option " + name ||
+            (name.find("port") != std::string::npos && text.find(port) != std::string::npos)) {
+            return name;
+        }
+    }
+    return {};
+}
+
+std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+
 Status invalid(const std::string& text) {
     return Status::error(StatusCode::invalid, "%s", text.c_str());
 }
@@ -122,11 +147,11 @@ Status Node::Engine::start() {
 
 Status Node::Engine::check_config() {
     complete(config_);
-    std::string first;
-    const ConfigProblems note = [&first](const std::string& path, const std::string& text) {
-        if (first.empty()) first = path.empty() ? text : path + ": " + text;
+    std::string first = home_problem(config_);
+    const ConfigProblems note = [&](const std::string& path, const std::string& text) {
+        if (first.empty()) first = path.empty() ? text : place_of(config_, path) + ": " + text;
     };
-    check_limits(config_, note);
+    if (first.empty()) check_limits(config_, note);
     if (first.empty()) {
         check_world(
             config_, [this](const std::string& name) { return is_native(name); }, note);
@@ -135,7 +160,10 @@ Status Node::Engine::check_config() {
     const std::string data = resolve_path(config_, config_.data);
     std::error_code error;
     std::filesystem::create_directories(data, error);
-    if (error) return invalid("data: " + data + " can't be made: " + error.message());
+    if (error) {
+        return invalid(place_of(config_, "data") + ": " + data +
+                       " can't be made: " + error.message() + ". Give another path.");
+    }
     return {};
 }
 
@@ -152,7 +180,9 @@ Status Node::Engine::open_log() {
     options.files = static_cast<std::size_t>(config_.log.files);
     options.queue = static_cast<std::size_t>(config_.log.queue);
     Result<std::unique_ptr<Log>> log = Log::open(options, virtual_clock_.get());
-    if (!log.ok()) return invalid(std::string("log.file: ") + log.status().message());
+    if (!log.ok()) {
+        return invalid(place_of(config_, "log.file") + ": " + log.status().message());
+    }
     log_ = std::move(log.value());
     return {};
 }
@@ -233,9 +263,20 @@ Status Node::Engine::start_services() {
         const CallResult result =
             spawn_and_wait(service, config_.start_limit_ms + kSpawnSlackMs, &handle);
         if (!result.ok()) {
-            return Status::error(StatusCode::unavailable, "%s (%s): %s",
-                                 service_path(config_, i).c_str(), service.name.c_str(),
-                                 result.message.c_str());
+            std::string place = service_path(config_, i) + " (" + service.name + ")";
+            const std::string option = blamed_option(service, result.message);
+            if (!option.empty()) {
+                const std::string list = "services" + path_step(static_cast<double>(i + 1));
+                const std::string key = ".options" + path_step(option);
+                const auto origin = config_.origins.find(list + key);
+                if (origin != config_.origins.end()) {
+                    place = origin->second + ": " + list + " (" + service.name + ")";
+                }
+                place += key;
+            }
+            // One line; the log has the rest.
+            return Status::error(StatusCode::unavailable, "%s: %s", place.c_str(),
+                                 first_line(result.message).c_str());
         }
         started_.push_back(handle);
     }

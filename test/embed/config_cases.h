@@ -66,6 +66,7 @@ inline const std::vector<BrokenConfig> kBrokenConfigs = {
     {"function", "return {\n  env = {\n    f = function() return 1, 2 end,\n  },\n}", 3,
      "env.f: ", "is a function"},
     {"cycle", "local e = {}\ne.e = e\nreturn {\n  env = e,\n}", 4, "env.e: ", "contains itself"},
+    {"root cycle", "local t = {}\nt.env = t\nreturn t", 1, "env: ", "contains itself"},
     // Ranges.
     {"too many", "return {\n  workers = 1000,\n}", 2, "workers: 1000 is out of range", "0 to 256"},
     {"negative", "return {\n  call_limit_ms = -1,\n}", 2, "call_limit_ms: -1 is out of range",
@@ -94,6 +95,7 @@ inline const std::vector<BrokenConfig> kBrokenConfigs = {
      "return {\n  services = {\n    { script = \"good\" },\n    { script = \"good\" },\n  },\n}", 4,
      "services[2].name: the name \"good\" is taken by services[1]", "another"},
     {"no folder", "return {\n  paths = { \"nowhere\" },\n}", 2, "paths[1]: ", "no folder"},
+    {"no folder for data", "return {\n  data = \"config.lua/x\",\n}", 2, "data: ", "is no folder"},
     {"no folder for the log", "return {\n  log = { file = \"nowhere/x.log\" },\n}", 2,
      "log.file: ", "doesn't exist"},
     {"trusted script", "return {\n  trusted = { \"godo\" },\n}", 2,
