@@ -117,6 +117,11 @@ local function new_connection(below, options, path, protocol)
     on_close = options.on_close,
   }, Connection)
   set_message(self, options.on_message)
+  -- Without a close frame: nothing more can come, and there is nobody to answer.
+  below.on_end = function()
+    self._code, self._reason = self._code or ABNORMAL, self._reason or "ended"
+    if not below.closed then below:close() end
+  end
   below.on_close = function(_, reason)
     if not self.on_close then return end
     local code = below.close_code or self._code or CODES[reason] or ABNORMAL

@@ -253,6 +253,18 @@ with_server("a message that is too large closes with 1009", ECHO, function(serve
   test.equal({ heard, closed[1][1] }, { 1009, 1009 })
 end)
 
+with_server("a connection that ends without a close frame is a 1006", ECHO, function(server)
+  for _, ending in ipairs { "close", "abort" } do
+    closed = {}
+    local connection = assert(socket.connect(HOST, server.port))
+    connection:write(make_handshake {})
+    assert(connection:read_until("\r\n\r\n", nil, LONG))
+    connection[ending](connection)
+    test.eventually(function() return closed[1] end, LONG)
+    test.equal(closed[1][1], 1006, ending)
+  end
+end)
+
 with_server("many messages keep their order", ECHO, function(server)
   local count, seen = 2000, 0
   local connection

@@ -451,7 +451,8 @@ function server.listen(options)
     target_bytes = settings.max_target, body_bytes = settings.max_body,
   }
   native.parser("request", settings.limits) -- raises now rather than for each connection
-  local native_options = {}
+  -- A client may send its end before it has read the answer.
+  local native_options = { half_open = true }
   for _, name in ipairs(OF_THE_SOCKET) do native_options[name] = settings[name] end
   native_options.on_open = function(connection) return begin(settings, connection) end
   local listener, why, code = socket.listen(native_options)
