@@ -9,6 +9,7 @@
 namespace perilune {
 namespace {
 
+using namespace std::string_view_literals;
 using Event = HttpParser::Event;
 using Kind = HttpParser::Kind;
 
@@ -156,8 +157,8 @@ TEST(HttpParser, WhatCouldBeReadInTwoWaysIsRefused) {
          }) {
         request(start + lines + "\r\n", "failed malformed");
     }
-    request(std::string("GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n", 40), "failed malformed");
-    request(std::string("GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n", 30), "failed malformed");
+    request("GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n"sv, "failed malformed");
+    request("GET /\0 HTTP/1.1\r\nHost: a\r\n\r\n"sv, "failed malformed");
     request("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", "failed malformed");
     for (const char* coding : {"gzip", "chunked, gzip", "gzip, chunked", "xchunked", "identity"}) {
         const std::string got =
