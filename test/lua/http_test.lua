@@ -29,6 +29,17 @@ local function status_of(port, text)
   return tonumber(exchange(port, text):match "^HTTP/1.1 (%d%d%d)")
 end
 
+-- Calls with a limit in ms until it returns something: on a busy machine a small limit may be over
+-- before what is looked at has begun.
+local function with_limit(ms, body)
+  local value
+  repeat
+    value = body(ms)
+    ms = ms * 3
+  until value or ms > LONG
+  return value
+end
+
 -- A test with a server, which is closed behind it.
 local function with_server(name, options, body)
   test(name, function()
@@ -248,11 +259,16 @@ with_server("a smuggled request is not answered", ECHO, function(port)
   test.ok(answer:find "^HTTP/1.1 400 " and not answer:find("root", 1, true), answer)
 end)
 
-with_server("a head that doesn't come in time is a 408, one that never began nothing",
-  { header_ms = 50, routes = {} }, function(port)
-    test.equal(status_of(port, "GET / HTTP/1.1\r\n"), 408)
-    test.equal(exchange(port, ""), "")
-  end)
+test("a head that doesn't come in time is a 408, one that never began nothing", function()
+  test.equal(with_limit(50, function(ms)
+    local server = serve { header_ms = ms }
+    local status = status_of(server.port, "GET / HTTP/1.1\r\n")
+    local nothing = exchange(server.port, "")
+    server:close()
+    test.equal(nothing, "")
+    return status
+  end), 408)
+end)
 
 with_server("a body that doesn't come in time is a 408",
   { body_ms = 50, routes = { ["POST /"] = function() end } }, function(port)
@@ -274,17 +290,22 @@ with_server("an error in a handler is a 500 that tells nothing", ECHO, function(
   test.equal(get(base, "/twice").body, "once")
 end)
 
+local release, late, begun
+
 with_server("a handler that takes too long is a 503", {
   handler_ms = 30,
   routes = {
     ["GET /"] = function(_, response)
-      perilune.sleep(300)
-      assert(response:send "late" == nil)
+      while not release do perilune.sleep(5) end
+      late = { response:send "late" }
     end,
   },
 }, function(_, base)
+  release, late = false, nil
   test.equal(get(base, "/").status, 503)
-  perilune.sleep(300)
+  release = true
+  test.eventually(function() return late end, LONG)
+  test.equal(late[3], "closed")
 end)
 
 -- Connections -----------------------------------------------------------------------------------
@@ -332,21 +353,23 @@ end)
 with_server("closing a server lets requests end and idle connections go", {
   routes = {
     ["GET /slow"] = function()
-      perilune.sleep(100)
+      begun = true
+      while not release do perilune.sleep(5) end
       return "done"
     end,
     ["GET /"] = function() return "root" end,
   },
 }, function(port, base, server)
+  release, begun = false, false
   local idle = assert(socket.connect(HOST, port))
   idle:write "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
   assert(idle:read("any", LONG))
   local answer
   perilune.fork(function() answer = get(base, "/slow", { keep_alive = false }) end)
-  test.eventually(function() return server:connections() == 2 end, LONG)
-  perilune.sleep(20)
+  test.eventually(function() return begun end, LONG)
   server:close()
   test.equal(idle:read("any", LONG), nil)
+  release = true
   test.eventually(function() return answer end, LONG)
   test.equal(answer.body, "done")
   test.equal(answer.headers.connection, "close")
@@ -508,11 +531,16 @@ local function scripted(answer)
 end
 
 test("how a request fails is in the code", function()
-  local function fails(code, answer, options)
+  local function fails(code, answer, most)
     local listener, target = scripted(answer)
-    local got, message, kind = http.get(target, options)
-    test.equal({ got, kind }, { nil, code }, message)
+    local function ask(ms)
+      local got, message, kind = http.get(target, { timeout_ms = ms, max_body = most })
+      test.equal(got, nil)
+      return (kind == code or not kind:find "timeout") and kind .. ": " .. message
+    end
+    local problem = with_limit(code:find "timeout" and 50 or LONG, ask)
     listener:close()
+    test.ok(problem and problem:find("^" .. code), problem)
   end
   local function says(text)
     return function(connection)
@@ -520,32 +548,34 @@ test("how a request fails is in the code", function()
       connection:close()
     end
   end
-  fails("head_timeout", function() return true end, { timeout_ms = 50 })
+  fails("head_timeout", function() return true end)
   fails("body_timeout", function(connection)
     return connection:write "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc"
-  end, { timeout_ms = 50 })
+  end)
   fails("closed", says "")
   fails("closed", says "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc")
   fails("malformed", says "SSH-2.0-x\r\n\r\n")
   fails("malformed", says "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab")
-  fails("too_large", says "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n", { max_body = 10 })
-  fails("too_large", says("HTTP/1.1 200 OK\r\n\r\n" .. ("x"):rep(50)), { max_body = 10 })
+  fails("too_large", says "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n", 10)
+  fails("too_large", says("HTTP/1.1 200 OK\r\n\r\n" .. ("x"):rep(50)), 10)
   local listener = assert(socket.listen { port = 0 })
   listener:close()
   test.equal(select(3, http.get("http://127.0.0.1:" .. listener.port .. "/")), "unavailable")
 end)
 
 test("a server that takes nothing is a time-out of sending", function()
-  local deaf
+  local deaf = {}
   local listener = assert(socket.listen {
-    paused = true, on_open = function(connection) deaf = connection end,
+    paused = true, on_open = function(connection) deaf[#deaf + 1] = connection end,
   })
-  local answer, _, code = http.post(("http://%s:%d/"):format(HOST, listener.port),
-    ("x"):rep(32 * 1024 * 1024), { timeout_ms = 300 })
-  test.equal({ answer, code }, { nil, "send_timeout" })
-  test.eventually(function() return deaf end, LONG)
-  deaf:abort()
+  local target, body = ("http://%s:%d/"):format(HOST, listener.port), ("x"):rep(32 * 1024 * 1024)
+  test.equal(with_limit(300, function(ms)
+    local _, _, code = http.post(target, body, { timeout_ms = ms })
+    return code ~= "connect_timeout" and code
+  end), "send_timeout")
+  test.eventually(function() return #deaf > 0 end, LONG)
   listener:close()
+  for _, connection in ipairs(deaf) do connection:abort() end
 end)
 
 test("only what can't do harm twice is sent again", function()
