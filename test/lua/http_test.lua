@@ -308,6 +308,27 @@ with_server("a handler that takes too long is a 503", {
   test.equal(late[3], "closed")
 end)
 
+with_server("bodies that are too much together are refused", {
+  max_bodies = 10,
+  routes = {
+    ["POST /"] = function(request)
+      begun = true
+      while not release do perilune.sleep(5) end
+      return request.body
+    end,
+  },
+}, function(_, base)
+  release, begun = false, false
+  local first
+  perilune.fork(function() first = assert(http.post(base, "12345678")) end)
+  test.eventually(function() return begun end, LONG)
+  test.equal(assert(http.post(base, "12345678")).status, 503)
+  release = true
+  test.eventually(function() return first end, LONG)
+  test.equal(first.body, "12345678")
+  test.equal(assert(http.post(base, "1234567890")).body, "1234567890")
+end)
+
 -- Connections -----------------------------------------------------------------------------------
 
 with_server("pipelined requests are answered in their order", {

@@ -25,6 +25,8 @@ local new_token, wait, wake, watch =
 ---@field on_request perilune.http.Handler? for what no route takes; default: 404
 ---@field static table<string, string|perilune.http.Mount>? path = folder below the data folder
 ---@field max_body integer? bytes of a request's body; default 1 MB
+---@field max_bodies integer? bytes of the bodies of all requests that are under way, then 503;
+---default 64 MB
 ---@field max_header_bytes integer? of a request; default 16384
 ---@field max_headers integer? default 100
 ---@field max_target integer? bytes of path and query; default 8192
@@ -42,6 +44,7 @@ local new_token, wait, wake, watch =
 local OPTIONS = {
   host = { "string" }, port = { "number" }, tls = { "table" }, routes = { "table" },
   on_request = { "handler" }, static = { "table" }, max_body = { "number", 1024 * 1024 },
+  max_bodies = { "number", 64 * 1024 * 1024 },
   max_header_bytes = { "number", 16 * 1024 }, max_headers = { "number", 100 },
   max_target = { "number", 8 * 1024 }, header_ms = { "number", 10000 },
   body_ms = { "number", 30000 }, handler_ms = { "number", 30000 },
@@ -174,6 +177,18 @@ local function await_request(session, ms)
   return true
 end
 
+-- Counts what is held of bodies: many that are small enough could still be too much together.
+local function has_room(session, count)
+  local settings = session.settings
+  session.held, settings.held = session.held + count, settings.held + count
+  return settings.held <= settings.max_bodies
+end
+
+local function give_room_back(session)
+  session.settings.held = session.settings.held - session.held
+  session.held = 0
+end
+
 ---@async
 local function read_body(session, request, limit, deadline)
   session.parser:limit_body(limit)
@@ -184,6 +199,9 @@ local function read_body(session, request, limit, deadline)
     if event == "end" then
       request.trailers = value
       break
+    end
+    if not has_room(session, #value) then
+      return nil, "too much is sent at the same time: try again later", "overloaded", 503
     end
     parts[#parts + 1] = value
   end
@@ -348,7 +366,12 @@ end
 ---@async
 local function serve(session)
   local first = true
-  while serve_one(session, first) do first = false end
+  local goes_on
+  repeat
+    goes_on = serve_one(session, first)
+    give_room_back(session)
+    first = false
+  until not goes_on
   session.settings.sessions[session.connection.id] = nil
   if session.connection.framing == "raw" and not session.connection.closed then
     session.connection:close()
@@ -357,7 +380,7 @@ end
 
 local function begin(settings, connection)
   local session = {
-    connection = connection, settings = settings,
+    connection = connection, settings = settings, held = 0,
     parser = native.parser("request", settings.limits),
   }
   settings.sessions[connection.id] = session
@@ -414,7 +437,7 @@ local function read_options(given)
   if type(given) ~= "table" then
     error("http.listen: a table of options expected, got " .. type(given), 3)
   end
-  local settings = { sessions = {} }
+  local settings = { sessions = {}, held = 0 }
   for name, value in pairs(given) do check_option(name, value) end
   for name, option in pairs(OPTIONS) do
     settings[name] = given[name]
