@@ -206,9 +206,9 @@ void Kernel::refuse(MessagePtr message, CallOutcome outcome, std::string_view te
     if (message->kind == MessageKind::link) registry_.unmonitor(message->to, message->from);
     if (message->session == 0 || message->kind == MessageKind::reply ||
         message->kind == MessageKind::failure || message->kind == MessageKind::timer ||
-        message->kind == MessageKind::socket || message->kind == MessageKind::work ||
-        message->kind == MessageKind::down || message->kind == MessageKind::ready ||
-        message->kind == MessageKind::link) {
+        message->kind == MessageKind::socket || message->kind == MessageKind::datagram ||
+        message->kind == MessageKind::work || message->kind == MessageKind::down ||
+        message->kind == MessageKind::ready || message->kind == MessageKind::link) {
         if (message->kind == MessageKind::send) {
             counters_.dead_letters.fetch_add(1, std::memory_order_relaxed);
         } else if (message->kind == MessageKind::reply || message->kind == MessageKind::failure) {
@@ -299,7 +299,7 @@ Kernel::TurnEnd Kernel::run_turn(ActorCell* cell, std::uint64_t began_at,
     stats.messages = messages;
     stats.ended_at = began_at == 0 ? 0 : cycles_now();
     actor.turn_ends(stats.ended_at - began_at);
-    if (on_turn_end_) on_turn_end_();
+    for (const auto& callback : on_turn_end_) callback();
     mailbox.settle();
     if (taken_bytes != 0) scheduler_->messages_taken(taken_bytes);
     if (cell->finished) {

@@ -162,7 +162,9 @@ class Kernel {
 
     // Called on the worker at the end of each turn, also where an actor died in it: what the
     // turn wrote to connections leaves now.
-    void set_on_turn_end(std::function<void()> callback) { on_turn_end_ = std::move(callback); }
+    void add_on_turn_end(std::function<void()> callback) {
+        on_turn_end_.push_back(std::move(callback));
+    }
 
     const KernelOptions& options() const { return options_; }
     Clock& clock() { return environment_.clock; }
@@ -195,7 +197,7 @@ class Kernel {
     Poller poller_;
     std::function<void(ActorCell*)> on_drained_;              // constant after start
     std::function<void(const Message&)> on_control_dropped_;  // constant after start
-    std::function<void()> on_turn_end_;                       // constant after start
+    std::vector<std::function<void()>> on_turn_end_;          // constant after start
     std::uint64_t turn_cycles_ = 0;                           // constant
 
     std::mutex cells_mutex_;

@@ -18,17 +18,18 @@
 namespace perilune {
 
 enum class MessageKind : std::uint8_t {
-    send,     // a command that nobody waits for
-    call,     // a command whose caller waits: answered once by reply or failure
-    reply,    // results of the call named by `session`
-    failure,  // the call named by `session` failed; `detail` is a CallOutcome
-    timer,    // timer `session` of the receiver is due; `id` is its TimerId, `detail` 1: repeats
-    socket,   // `detail` is a SocketEvent of connection `id`
-    down,     // the service `from` that the receiver monitors has died
-    work,     // blocking work is done; `session` tells which
-    start,    // begin the service `to`; answered when it has started
-    link,     // `from` and the receiver are bound to each other
-    ready,    // the receiver has told itself to go on with what it has begun
+    send,      // a command that nobody waits for
+    call,      // a command whose caller waits: answered once by reply or failure
+    reply,     // results of the call named by `session`
+    failure,   // the call named by `session` failed; `detail` is a CallOutcome
+    timer,     // timer `session` of the receiver is due; `id` is its TimerId, `detail` 1: repeats
+    socket,    // `detail` is a SocketEvent of connection `id`
+    datagram,  // `detail` is a UdpEvent of socket or peer `id`
+    down,      // the service `from` that the receiver monitors has died
+    work,      // blocking work is done; `session` tells which
+    start,     // begin the service `to`; answered when it has started
+    link,      // `from` and the receiver are bound to each other
+    ready,     // the receiver has told itself to go on with what it has begun
     // On the control list, looked at before each message (see is_control):
     stop,     // run on_stop, then die
     kill,     // die at once

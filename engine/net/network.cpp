@@ -84,7 +84,7 @@ Status Network::start() {
     const Status started = transport_->start(
         [this](std::uint64_t token, std::uint32_t ready) { on_ready(token, ready); });
     if (!started.ok()) return started;
-    kernel_.set_on_turn_end([this] { flush_turn(); });
+    kernel_.add_on_turn_end([this] { flush_turn(); });
     kernel_.set_on_drained([this](ActorCell* cell) { on_drained(cell); });
     ActorCell* cell = kernel_.create_cell(std::make_unique<Helper>(*this));
     const Result<Handle> handle = kernel_.add_service(cell, nullptr);
