@@ -7,12 +7,15 @@
 #include "lua/lua_core.h"
 #include "lua/lua_crypto.h"
 #include "lua/lua_dns.h"
+#include "lua/lua_enet.h"
 #include "lua/lua_file.h"
 #include "lua/lua_http.h"
 #include "lua/lua_packet.h"
 #include "lua/lua_socket.h"
+#include "lua/lua_udp.h"
 #include "lua/vm.h"
 #include "net/network.h"
+#include "net/udp.h"
 
 namespace perilune {
 
@@ -36,7 +39,7 @@ std::vector<std::string> service_folders(const LuaHostOptions& options) {
 
 }  // namespace
 
-Result<std::unique_ptr<LuaHost>> LuaHost::create(Kernel& kernel, Network* network,
+Result<std::unique_ptr<LuaHost>> LuaHost::create(Kernel& kernel, Network* network, Udp* udp,
                                                  LuaHostOptions options) {
     Result<std::unique_ptr<PagePool>> pool = PagePool::create(pool_options(kernel.seeded()));
     if (!pool.ok() && kernel.seeded()) {
@@ -46,13 +49,14 @@ Result<std::unique_ptr<LuaHost>> LuaHost::create(Kernel& kernel, Network* networ
     }
     if (!pool.ok()) return pool.status();
     return std::unique_ptr<LuaHost>(
-        new LuaHost(kernel, network, std::move(options), std::move(pool.value())));
+        new LuaHost(kernel, network, udp, std::move(options), std::move(pool.value())));
 }
 
-LuaHost::LuaHost(Kernel& kernel, Network* network, LuaHostOptions options,
+LuaHost::LuaHost(Kernel& kernel, Network* network, Udp* udp, LuaHostOptions options,
                  std::unique_ptr<PagePool> pages)
     : kernel_(kernel),
       network_(network),
+      udp_(udp),
       options_(std::move(options)),
       pages_(std::move(pages)),
       scripts_(service_folders(options_)),
@@ -73,6 +77,10 @@ LuaHost::LuaHost(Kernel& kernel, Network* network, LuaHostOptions options,
         Vm::of(L).needs_close();  // parsers hold memory that isn't Lua's
     });
     if (network != nullptr) add_module("perilune.native.socket", push_socket_library);
+    if (udp != nullptr) {
+        add_module("perilune.native.udp", push_udp_library);
+        add_module("perilune.native.enet", push_enet_library);
+    }
 }
 
 LuaHost::~LuaHost() = default;
@@ -574,6 +582,9 @@ Table LuaHost::node_stats() {
         network_->counters().each([&](const char* name, std::uint64_t value) {
             put(("net_" + std::string(name)).c_str(), value);
         });
+    }
+    if (udp_ != nullptr) {
+        udp_->counters().each([&](const char* name, std::uint64_t value) { put(name, value); });
     }
     return {{"services", counters_.services.load()},
             {"counters", std::move(counters)},

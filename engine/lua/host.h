@@ -27,6 +27,7 @@ struct lua_State;
 namespace perilune {
 
 class Network;
+class Udp;
 class Vm;
 
 // Message::detail of a send whose command is the receiver's own choice (a topic): on_... may be.
@@ -91,7 +92,7 @@ class LuaHost {
     using Opener = std::function<void(lua_State*)>;  // pushes the module's table
 
     // Errors: unavailable (no addresses for the memory of VMs).
-    static Result<std::unique_ptr<LuaHost>> create(Kernel& kernel, Network* network,
+    static Result<std::unique_ptr<LuaHost>> create(Kernel& kernel, Network* network, Udp* udp,
                                                    LuaHostOptions options);
     ~LuaHost();
 
@@ -146,6 +147,7 @@ class LuaHost {
 
     Kernel& kernel() { return kernel_; }
     Network* network() { return network_; }
+    Udp* udp() { return udp_; }
     PagePool& pages() { return *pages_; }
     ScriptCache& scripts() { return scripts_; }
     ScriptCache& library() { return library_; }
@@ -187,7 +189,7 @@ class LuaHost {
         std::uint64_t session = 0;
     };
 
-    LuaHost(Kernel& kernel, Network* network, LuaHostOptions options,
+    LuaHost(Kernel& kernel, Network* network, Udp* udp, LuaHostOptions options,
             std::unique_ptr<PagePool> pages);
     // A VM that nobody runs yet. Errors: unavailable (no handle for it).
     Result<Member> create_vm(const std::string& group, std::size_t memory_bytes);
@@ -199,6 +201,7 @@ class LuaHost {
 
     Kernel& kernel_;
     Network* const network_;
+    Udp* const udp_;
     const LuaHostOptions options_;
     std::unique_ptr<PagePool> pages_;
     ScriptCache scripts_;

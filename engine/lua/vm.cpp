@@ -5,8 +5,11 @@
 
 #include "core/cycles.h"
 #include "lua/lua_codec.h"
+#include "lua/lua_enet.h"
+#include "lua/lua_udp.h"
 #include "lua/sandbox.h"
 #include "net/network.h"
+#include "net/udp_event.h"
 
 namespace perilune {
 
@@ -153,6 +156,7 @@ void Vm::dispatch(Service& service, MessagePtr message) {
         case MessageKind::failure: finish_wait(service, std::move(message)); break;
         case MessageKind::timer: run_timer(service, std::move(message)); break;
         case MessageKind::socket: run_event(service, std::move(message)); break;
+        case MessageKind::datagram: run_datagram(service, std::move(message)); break;
         case MessageKind::work: finish_wait(service, std::move(message)); break;
         case MessageKind::down: run_down(service, std::move(message)); break;
         case MessageKind::link: add_link(service, message->from); break;
@@ -338,6 +342,24 @@ void Vm::run_event(Service& service, MessagePtr message) {
         lua_pushnumber(co, static_cast<lua_Number>(message->session));  // the listener
         ++count;
     }
+    message.reset();
+    resume(task, count);
+}
+
+void Vm::run_datagram(Service& service, MessagePtr message) {
+    if (service.events == LUA_NOREF) return;
+    const bool is_enet = is_enet_event(static_cast<UdpEvent>(message->detail));
+    lua_rawgeti(L_, LUA_REGISTRYINDEX, service.events);
+    lua_getfield(L_, -1, is_enet ? "enet" : "udp");
+    if (!lua_isfunction(L_, -1)) {
+        lua_pop(L_, 2);
+        return;
+    }
+    Task* task = take_task(service, is_enet ? "enet event" : "udp event");
+    lua_State* co = task->thread;
+    lua_xmove(L_, co, 1);
+    lua_pop(L_, 1);
+    const int count = is_enet ? push_enet_event(co, *message) : push_udp_event(co, *message);
     message.reset();
     resume(task, count);
 }

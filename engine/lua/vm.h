@@ -205,6 +205,7 @@ class Vm final : public Actor {
     void start_service(MessagePtr message);
     void run_command(Service& service, MessagePtr message);
     void run_event(Service& service, MessagePtr message);
+    void run_datagram(Service& service, MessagePtr message);
     void run_down(Service& service, MessagePtr message);
     void run_timer(Service& service, MessagePtr message);
     void finish_wait(Service& service, MessagePtr message);

@@ -7,6 +7,7 @@
 #include "lua/sandbox.h"
 #include "lua/vm.h"
 #include "net/network.h"
+#include "net/udp.h"
 
 namespace perilune {
 
@@ -261,6 +262,7 @@ void Vm::end_service(Service& service, std::string_view why) {
     std::vector<Handle> watchers = kernel().remove_service(service.handle);
     kernel().timers().cancel_all(service.timers);
     if (host_.network() != nullptr) host_.network()->release_owner(service.handle);
+    if (host_.udp() != nullptr) host_.udp()->release_owner(service.handle);
     if (service.monitors != nullptr) {
         for (const Handle target : *service.monitors) {
             kernel().registry().unmonitor(service.handle, target);

@@ -108,6 +108,7 @@ Node::Engine::~Engine() {
     if (natives_ != nullptr) natives_->door->shut();
     gate_.reset();
     host_.reset();
+    udp_.reset();
     network_.reset();
 }
 
@@ -222,6 +223,7 @@ Status Node::Engine::build() {
         transport = std::make_unique<SystemTransport>(kernel_->poller());
     }
     network_ = std::make_unique<Network>(*kernel_, std::move(transport));
+    udp_ = std::make_unique<Udp>(*kernel_);
 
     LuaHostOptions lua;
     lua.script_folders = script_folders(config_);
@@ -238,7 +240,7 @@ Status Node::Engine::build() {
     lua.trusted = config_.trusted;
     lua.env = config_.env.table();
     Result<std::unique_ptr<LuaHost>> host =
-        LuaHost::create(*kernel_, network_.get(), std::move(lua));
+        LuaHost::create(*kernel_, network_.get(), udp_.get(), std::move(lua));
     if (!host.ok()) return host.status();
     host_ = std::move(host.value());
     for (const auto& [name, module] : modules_) {
@@ -249,6 +251,7 @@ Status Node::Engine::build() {
         NativeWorld{*kernel_, std::make_shared<Door>(*kernel_), config_.call_limit_ms});
 
     if (Status status = network_->start(); !status.ok()) return status;
+    if (Status status = udp_->start(); !status.ok()) return status;
     threads_left_.store(true);
     if (Status status = kernel_->start(); !status.ok()) return status;
     started_kernel_.store(kernel_.get());
@@ -458,8 +461,12 @@ void Node::Engine::kill_others() {
 
 void Node::Engine::close_connections(std::int64_t deadline_ns) {
     network_->begin_stop();
+    udp_->begin_stop();
     const std::int64_t deadline = std::min(deadline_ns, deadline_after(kCloseMs));
-    while (network_->counters().open.load() > 0 && ms_until(deadline) > 0) pause_briefly();
+    const auto open = [this] {
+        return network_->counters().open.load() + udp_->counters().enet_peers.load();
+    };
+    while (open() > 0 && ms_until(deadline) > 0) pause_briefly();
 }
 
 void Node::Engine::end(State state) {

@@ -35,6 +35,7 @@
 #include "core/random.h"
 #include "lua/host.h"
 #include "net/network.h"
+#include "net/udp.h"
 #include "node/host_gate.h"
 #include "node/native_actor.h"
 #include "perilune/node.h"
@@ -117,6 +118,7 @@ class Node::Engine {
     std::unique_ptr<Log> log_;
     std::unique_ptr<Kernel> kernel_;
     std::unique_ptr<Network> network_;
+    std::unique_ptr<Udp> udp_;
     std::unique_ptr<LuaHost> host_;
     std::unique_ptr<NativeWorld> natives_;
     std::unique_ptr<HostGate> gate_;

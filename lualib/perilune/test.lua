@@ -14,13 +14,16 @@
 --   return test
 --
 -- A name is a sentence that the test makes true. Each test runs in a task, so it may wait. What it
--- leaves behind fails it: services, timers, connections, listeners. The table that the file
--- returns may have commands and on_ functions of the test's own: `function test.on_down(...)`.
+-- leaves behind fails it: services, timers, connections, listeners, UDP sockets. The table that
+-- the file returns may have commands and on_ functions of the test's own: `function
+-- test.on_down(...)`.
 local test = {}
 
 local perilune = require "perilune"
 local core = require "perilune.core"
+local enet = require "perilune.enet"
 local socket = require "perilune.socket"
+local udp = require "perilune.udp"
 
 local new_token, wait, wake =
   core.native "core_token", core.native "core_wait", core.native "core_wake"
@@ -141,6 +144,7 @@ local function present()
   return {
     services = perilune.node().services, timers = perilune.stats().timers,
     connections = network.open, listeners = network.listeners,
+    ["UDP sockets"] = udp.stats().udp_sockets, ["ENet hosts"] = enet.stats().enet_hosts,
   }
 end
 

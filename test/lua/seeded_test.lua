@@ -41,6 +41,8 @@ test("times hold to the millisecond in virtual time", function()
   end
 end, support.patience(60000))
 
+test("a seeded node has no UDP", function() run(1, "seeded/no_udp") end, support.patience(20000))
+
 test("another seed gives another order", function()
   local seen, count = {}, 5
   for seed = 1, count do
