@@ -328,7 +328,7 @@ test("a task that waits across a reload goes on with its old code and the new st
     local VERSION = %d
     local state = { value = 0 }
     function service.wait(latch)
-      if latch then perilune.name(latch .. " is waited for") end
+      if latch then perilune.name(latch .. " of " .. perilune.self()) end
       while latch and perilune.find(latch) do perilune.sleep(1) end
       state.value = state.value + 1
       return VERSION, state.value
@@ -340,7 +340,7 @@ test("a task that waits across a reload goes on with its old code and the new st
     local latch = perilune.spawn("services.worker", nil, { name = "latch" })
     perilune.fork(function() answer = { perilune.call(service, "wait", "latch") } end)
     -- A reload overtakes what waits in the mailbox.
-    test.eventually(function() return perilune.find "latch is waited for" end, 10000)
+    test.eventually(function() return perilune.find("latch of " .. service) end, 10000)
     rewrite(text:format(2))
     test.equal({ perilune.call(service, "wait") }, { 2, 1 })
     perilune.stop(latch)
