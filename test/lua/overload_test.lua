@@ -199,17 +199,20 @@ test("what waits for a service that starts is bounded, and one too much is no ha
     local function taken() return perilune.stats("late").mailbox == 0 end
     local text = ("x"):rep(3 * 2 ^ 20) -- mailbox.mb is 4 in overload_test.config.lua
     test.equal(perilune.send("late", "echo", text), true)
-    test.eventually(taken)
+    test.eventually(taken, 20000)
     test.equal(test.raises(function() perilune.call("late", "echo", text) end).code, "overloaded")
     local answers = 0
     for i = 1, 9 do
-      perilune.fork(function() answers = answers + perilune.call("late", "echo", i) end)
+      perilune.fork(function()
+        local answer = perilune.call("late", "echo", i)
+        answers = answers + answer
+      end)
       perilune.yield()
-      test.eventually(taken)
+      test.eventually(taken, 20000)
     end
     test.equal(test.raises(function() perilune.call("late", "echo", 10) end).code, "overloaded")
     perilune.kill(latch)
-    test.eventually(function() return answers == 45 end)
+    test.eventually(function() return answers == 45 end, 20000)
     perilune.stop "late"
   end
 end)
