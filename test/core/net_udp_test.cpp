@@ -177,7 +177,7 @@ class UdpTest : public testing::Test {
             std::make_unique<Kernel>(options, Kernel::Environment{clock_, random_, *log_, nullptr});
         udp_ = std::make_unique<Udp>(*kernel_);
         EXPECT_TRUE(udp_->start().ok());
-        kernel_->start();
+        EXPECT_TRUE(kernel_->start().ok());
     }
     ~UdpTest() override {
         kernel_->stop();
