@@ -100,7 +100,9 @@ end
 local function start_player(run, number)
   local settings = run.settings
   local form = number <= settings.count * settings.buf and protocol.BUF or protocol.JSON
-  local player, message = bot.connect { host = settings.host, port = settings.port, url = settings.url, form = form }
+  local player, message = bot.connect {
+    host = settings.host, port = settings.port, url = settings.url, form = form,
+  }
   if not player then return note_error(run, ("bot %d: connect: %s"):format(number, message)) end
   player.number, player.said, player.heard, player.last_id = number, 0, {}, {}
   function player:on_push(name, body)

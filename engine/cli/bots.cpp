@@ -56,8 +56,8 @@ int bots(Arguments& arguments) {
     Config config;
     config.name = "bots";
     config.trusted = {"bots"};  // so that it prints its progress
-    config.log.level = "off";  // a mode that isn't there is one line, below
-    config.data = "/tmp";  // bots write nothing
+    config.log.level = "off";   // a mode that isn't there is one line, below
+    config.data = "/tmp";       // bots write nothing
     config.lua.memory_mb = 2048;
     Node node(std::move(config));
     if (const Status status = node.start(); !status.ok()) {

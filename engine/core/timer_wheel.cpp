@@ -408,9 +408,9 @@ void TimerWheel::spread(const Place& place) {
 // Ends a timer that is due and was taken off its list, or lets it begin again.
 TimerWheel::Expired TimerWheel::expire(std::uint32_t index) {
     Timer& due = timer(index);
-    const Expired expired = {due.owner->owner_, due.session,
-                             TimerId::make(index, slot(index).generation), due.due_ns,
-                             due.period_ns > 0, true};
+    const Expired expired = {
+        due.owner->owner_, due.session,       TimerId::make(index, slot(index).generation),
+        due.due_ns,        due.period_ns > 0, true};
     if (due.period_ns == 0) {
         remove(index);
         return expired;

@@ -30,19 +30,19 @@ using ListenerId = Id<struct ListenerTag>;
 
 // What a message of MessageKind::socket says (its `detail`); Message::id is the connection.
 enum class SocketEvent : std::uint8_t {
-    opened,     // accepted, or handed over to this owner. Payload: the peer's address as text;
-                // `session`: the ListenerId, or 0
-    connected,  // connect() succeeded. Payload: the peer's address
-    data,       // payload: one frame; of a WebSocket, one binary message
-    text,       // payload: one text message of a WebSocket
-    closed,     // the last event of an opened or connected one. Payload: the reason
-    failed,     // connect() failed; the last event. Payload: why
-    ended,      // the peer sends no more; only with half_open, else it is closed then
-    drained,    // all that was queued is with the system; after notify_drained()
+    opened,       // accepted, or handed over to this owner. Payload: the peer's address as text;
+                  // `session`: the ListenerId, or 0
+    connected,    // connect() succeeded. Payload: the peer's address
+    data,         // payload: one frame; of a WebSocket, one binary message
+    text,         // payload: one text message of a WebSocket
+    closed,       // the last event of an opened or connected one. Payload: the reason
+    failed,       // connect() failed; the last event. Payload: why
+    ended,        // the peer sends no more; only with half_open, else it is closed then
+    drained,      // all that was queued is with the system; after notify_drained()
     peer_closes,  // a WebSocket's close frame. Payload: u16 big-endian code, then its reason
-    refused,    // inside the engine: what the peer sent last can't be. Payload: as peer_closes,
-                // with a CloseReason instead of the peer's
-    moved,      // inside the engine: everything before a hand-over has been seen
+    refused,      // inside the engine: what the peer sent last can't be. Payload: as peer_closes,
+                  // with a CloseReason instead of the peer's
+    moved,        // inside the engine: everything before a hand-over has been seen
 };
 
 const char* socket_event_name(SocketEvent event);
@@ -131,7 +131,7 @@ struct Connection {
     int descriptor = -1;
     SendQueue out;  // what has been written and not been sent or encrypted
     FramingKind framing = FramingKind::raw;
-    bool close_frame_sent = false;  // of a WebSocket
+    bool close_frame_sent = false;   // of a WebSocket
     std::unique_ptr<TlsStream> tls;  // null: plain. Null or not is constant while it is open
     std::uint32_t send_bytes = 0;
     std::uint32_t send_packets = 0;

@@ -18,13 +18,13 @@
 namespace perilune {
 
 enum class FramingKind : std::uint8_t {
-    raw,     // no frames: whatever has arrived
-    line,    // ends with "\n" or "\r\n", which is not part of the frame
-    packet,  // u16 little-endian length that includes its own two bytes (our clients)
-    u16be,   // u16 big-endian length of the body
-    u32be,   // u32 big-endian length of the body
-    head,    // one frame: a head of HTTP, up to its empty line. Then reading pauses, for another
-             // framing follows
+    raw,        // no frames: whatever has arrived
+    line,       // ends with "\n" or "\r\n", which is not part of the frame
+    packet,     // u16 little-endian length that includes its own two bytes (our clients)
+    u16be,      // u16 big-endian length of the body
+    u32be,      // u32 big-endian length of the body
+    head,       // one frame: a head of HTTP, up to its empty line. Then reading pauses, for another
+                // framing follows
     websocket,  // messages of RFC 6455: see websocket.h. Only after a handshake
 };
 inline constexpr std::size_t kFramingKinds = 7;

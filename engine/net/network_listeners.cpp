@@ -168,7 +168,8 @@ void Network::resume_accepts() {
     }
 }
 
-void Network::admit_peer(const std::shared_ptr<Listener>& listening_one, int descriptor, const Address& peer) {
+void Network::admit_peer(const std::shared_ptr<Listener>& listening_one, int descriptor,
+                         const Address& peer) {
     counters_.accepted.fetch_add(1);
     Listener& listener = *listening_one;
     const ListenOptions& options = listener.options;

@@ -155,8 +155,8 @@ Network::Taken Network::take_message(Connection& c, std::string_view& input) {
             return Taken::nothing;
         default: break;
     }
-    const char reason = static_cast<char>(
-        outcome == Outcome::too_large ? CloseReason::too_large : CloseReason::malformed);
+    const char reason = static_cast<char>(outcome == Outcome::too_large ? CloseReason::too_large
+                                                                        : CloseReason::malformed);
     const std::uint16_t code = outcome == Outcome::too_large   ? WebSocketCode::kTooLarge
                                : outcome == Outcome::malformed ? WebSocketCode::kProtocolError
                                                                : WebSocketCode::kInvalidText;

@@ -9,9 +9,9 @@ namespace perilune {
 
 namespace {
 
-constexpr int kPieces = 64;                     // of one system call
-constexpr std::size_t kEarlyFlush = 64 * 1024;  // unsent bytes that don't wait for the turn's end
-constexpr std::size_t kCopyLimit = 512;         // shared frames up to this size are copied
+constexpr int kPieces = 64;                       // of one system call
+constexpr std::size_t kEarlyFlush = 64 * 1024;    // unsent bytes that don't wait for the turn's end
+constexpr std::size_t kCopyLimit = 512;           // shared frames up to this size are copied
 constexpr std::size_t kEncryptAhead = 64 * 1024;  // encrypted bytes that wait for the socket
 constexpr std::size_t kMaxCloseReason = 123;      // RFC 6455: a close frame has 125 bytes
 

@@ -120,7 +120,8 @@ TlsContext::~TlsContext() { SSL_CTX_free(context_); }
 
 Result<std::shared_ptr<TlsContext>> TlsContext::server(const TlsOptions& options) {
     if (options.certificate.empty() || options.key.empty()) {
-        return Status::error(StatusCode::invalid, "tls: a server needs \"certificate\" and \"key\"");
+        return Status::error(StatusCode::invalid,
+                             "tls: a server needs \"certificate\" and \"key\"");
     }
     SSL_CTX* context = SSL_CTX_new(TLS_server_method());
     if (context == nullptr) throw std::bad_alloc();

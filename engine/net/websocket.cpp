@@ -14,9 +14,7 @@ constexpr std::uint8_t kLength16 = 126;
 constexpr std::uint8_t kLength64 = 127;
 constexpr std::size_t kFirstPiece = 256;
 
-bool is_control(WebSocketOpcode opcode) {
-    return (static_cast<std::uint8_t>(opcode) & 8) != 0;
-}
+bool is_control(WebSocketOpcode opcode) { return (static_cast<std::uint8_t>(opcode) & 8) != 0; }
 
 std::uint64_t read_big_endian(const char* bytes, int count) {
     std::uint64_t value = 0;

@@ -149,7 +149,7 @@ TEST_F(ProgramTest, sigterm_tells_the_clients_and_accepts_no_more) {
     // The load takes a while to say goodbye, and by then nobody gets in any more.
     folder_.write("config.lua", R"(return { workers = 2, services = { { script = "store" },
         { script = "load", options = { goodbye_ms = 3000 } }, { script = "auth" },
-        { script = "talkroom" }, { script = "gateway", options = { port = 0 } } } })");
+        { script = "talkroom" }, { script = "gateway", options = { listen = { { port = 0 } } } } } })");
     Process node = run({});
     ASSERT_TRUE(node.printed("runs 5 services")) << node.output();
     const std::string text = "listens on 127.0.0.1:";
@@ -325,9 +325,10 @@ TEST_F(ProgramTest, a_mode_of_bots_that_there_is_not_is_answered_with_those_ther
 }
 
 TEST_F(ProgramTest, bots_ignore_sighup) {
-    folder_.write("config.lua",
-                  "return { services = { { script = \"gateway\", options = { port = 0 } }, "
-                  "{ script = \"auth\" }, { script = \"talkroom\" } } }");
+    folder_.write(
+        "config.lua",
+        "return { services = { { script = \"gateway\", options = { listen = { { port = 0 } } } }, "
+        "{ script = \"auth\" }, { script = \"talkroom\" } } }");
     Process node = run({});
     const std::string command = "perilune bots chat --count 2 --port ";
     ASSERT_TRUE(node.printed(command)) << node.output();
@@ -343,14 +344,14 @@ TEST_F(ProgramTest, bots_ignore_sighup) {
 }
 
 TEST_F(ProgramTest, help_and_version_exit_with_0) {
-    for (const std::vector<std::string>& words : std::vector<std::vector<std::string>>{
-             {"help"},
-             {"--help"},
-             {"help", "test"},
-             {"help", "config"},
-             {"version"},
-             {"bots", "--help"},
-             {"test", "-h"}}) {
+    for (const std::vector<std::string>& words :
+         std::vector<std::vector<std::string>>{{"help"},
+                                               {"--help"},
+                                               {"help", "test"},
+                                               {"help", "config"},
+                                               {"version"},
+                                               {"bots", "--help"},
+                                               {"test", "-h"}}) {
         Process program = run(words);
         EXPECT_EQ(program.wait(), 0) << program.output();
     }
