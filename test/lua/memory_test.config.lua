@@ -2,5 +2,5 @@
 return {
   services = {},
   lua = { jit_after_ms = 1, memory_mb = 64 },
-  watchdog = { interrupt_ms = 1500 },
+  watchdog = { interrupt_ms = 5000 },
 }
