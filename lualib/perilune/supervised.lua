@@ -1,7 +1,11 @@
 -- The service behind perilune.supervisor.
 
 local perilune = require "perilune"
-local tie = require("perilune.core").native "core_tie"
+local core = require "perilune.core"
+
+local tie = core.native "core_tie"
+local new_token, wait, wake =
+  core.native "core_token", core.native "core_wait", core.native "core_wake"
 
 local supervised = {}
 
@@ -13,6 +17,8 @@ local index_of = {}      -- handle -> index of the child
 local handle_of = {}     -- index -> handle
 local restarts = {}      -- times of the restarts within `within_ms`
 local busy = false       -- a restart is under way: deaths that it causes are its own
+local stopping = false   -- no child is started any more
+local idle = nil         -- wakes on_stop when no restart is under way
 local pending = {}       -- deaths that came meanwhile: {index, reason, orderly}
 
 local function start(index)
@@ -66,7 +72,7 @@ local function restart(index, reason, orderly)
   if not wants_restart(children[index], orderly) then return true end
   local first, last = affected(index)
   for other = last, first, -1 do stop(other) end
-  while true do
+  while not stopping do
     local pause = admit_restart()
     if not pause then
       perilune.log.error("%q has died too often (%s): giving up", children[index].name, reason)
@@ -76,7 +82,8 @@ local function restart(index, reason, orderly)
     local ok, problem = pcall(function()
       for other = first, last do
         local spec = children[other]
-        if not handle_of[other] and (other == index or spec.restart ~= "temporary") then
+        local wanted = other == index or spec.restart ~= "temporary"
+        if wanted and not handle_of[other] and not stopping then
           start(other)
         end
       end
@@ -85,6 +92,7 @@ local function restart(index, reason, orderly)
     perilune.log.warn("%q did not start again: %s", children[index].name, tostring(problem))
     for other = last, first, -1 do stop(other) end
   end
+  return true
 end
 
 ---Starts the children in order, or none of them.
@@ -121,10 +129,16 @@ function supervised.on_down(handle, reason, orderly)
     end
   end
   busy = false
+  if idle then wake(idle) end
 end
 
----Stops the children, last first.
+---Stops the children, last first. One that is being started is waited for, and stopped too.
 function supervised.on_stop()
+  stopping = true
+  if busy then
+    idle = new_token()
+    wait(idle)
+  end
   stop_all()
 end
 
