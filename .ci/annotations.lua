@@ -1,6 +1,6 @@
 -- Reads the LuaLS annotations of lualib/.
 --   lua .ci/annotations.lua check   fails for a public function without its annotations
---   lua .ci/annotations.lua docs    prints docs/api.md
+--   lua .ci/annotations.lua docs    prints docs/api.md, which is committed: lint compares
 --
 -- Public is a function of the table a file returns, or of a table under ---@class; in
 -- lualib/meta, whose files are never loaded, every function. Names beginning with _ are not.
@@ -43,32 +43,86 @@ local function public_tables(lines)
   return tables
 end
 
--- Splits the comment above line `at` into {text, params, returns, async, deprecated}.
-local function comment_above(lines, at)
-  local first = at
-  while first > 1 and lines[first - 1]:find("^%-%-%-") do first = first - 1 end
-  if first == at then return nil end
-  local comment = { text = {}, params = {}, returns = {}, by_name = {} }
-  for i = first, at - 1 do
+-- The type that words begin with, and what follows it: `table<string, integer> by name`,
+-- `fun(a: string): boolean? what it does`. Blanks belong to the type within brackets, beside a bar,
+-- and behind the colon of a function's result.
+local function split_type(words)
+  local depth, at = 0, 1
+  while at <= #words do
+    local c = words:sub(at, at)
+    if c:find "[%(<{%[]" then depth = depth + 1 end
+    if c:find "[%)>}%]]" then depth = depth - 1 end
+    if c:find "%s" and depth <= 0 then
+      local before = words:sub(1, at - 1)
+      local is_inside = before:find "|$" or words:find("^%s*|", at)
+        or (before:find "^fun" and before:find ":$")
+      if not is_inside then return before, words:sub(at):match "^%s*(.*)" end
+    end
+    at = at + 1
+  end
+  return words, ""
+end
+
+-- The comment in the lines first..last:
+-- {text, params, returns, fields, class, async, deprecated}.
+local function read_comment(lines, first, last)
+  local comment = { text = {}, params = {}, returns = {}, fields = {}, by_name = {} }
+  local item -- what a line without a tag goes on with
+  for i = first, last do
     local line = lines[i]:sub(4)
     local tag, rest = line:match("^%s*@(%w+)%s*(.*)")
-    if tag == "param" then
+    if tag then item = nil end
+    if tag == "param" or tag == "field" then
       local name, optional, about = rest:match("^([%w_%.]+)(%??)%s*(.*)")
       if name then
-        comment.params[#comment.params + 1] = { name = name, optional = optional, about = about }
-        comment.by_name[name] = true
+        item = { name = name, optional = optional, about = about }
+        table.insert(tag == "param" and comment.params or comment.fields, item)
+        if tag == "param" then comment.by_name[name] = true end
       end
     elseif tag == "return" then
-      comment.returns[#comment.returns + 1] = rest
+      item = { about = rest }
+      comment.returns[#comment.returns + 1] = item
     elseif tag == "vararg" then
       comment.by_name["..."] = true
-    elseif tag == "async" or tag == "deprecated" or tag == "class" then
+    elseif tag == "class" then
+      comment.class = rest:match("^[%w_%.]+") or true
+    elseif tag == "async" or tag == "deprecated" then
       comment[tag] = true
     elseif not tag and not line:find("^|") then
-      comment.text[#comment.text + 1] = (line:gsub("^ ", ""))
+      if item then
+        item.about = item.about .. " " .. line:match("^%s*(.-)%s*$")
+      else
+        comment.text[#comment.text + 1] = (line:gsub("^ ", ""))
+      end
     end
   end
   return comment
+end
+
+-- The comment above line `at`, or nil.
+local function comment_above(lines, at)
+  local first = at
+  while first > 1 and lines[first - 1]:find("^%-%-%-") do first = first - 1 end
+  if first < at then return read_comment(lines, first, at - 1) end
+end
+
+-- The classes of a file that have fields: what functions take and return. Those of the library
+-- alone, whose names begin with `perilune.`
+local function classes_of(lines)
+  local found, first = {}, nil
+  for i = 1, #lines + 1 do
+    local is_comment = i <= #lines and lines[i]:find("^%-%-%-")
+    if is_comment and not first then first = i end
+    if first and not is_comment then
+      local comment = read_comment(lines, first, i - 1)
+      first = nil
+      if #comment.fields > 0 and type(comment.class) == "string"
+          and comment.class:find("^perilune%.") then
+        found[#found + 1] = comment
+      end
+    end
+  end
+  return found
 end
 
 -- True when the function that begins at line `at` returns something itself.
@@ -157,8 +211,20 @@ end
 
 -- `integer the rest` -> - `name`: `integer` the rest
 local function print_value(label, words)
-  local kind, about = words:match("^(%S+)%s*(.*)")
-  print(("- %s `%s` %s"):format(label, kind or "any", about or ""))
+  local kind, about = split_type(words)
+  if kind == "" then kind = "any" end
+  print(("- %s `%s`%s"):format(label, kind, about == "" and "" or " " .. about))
+end
+
+local function print_values(comment)
+  if #comment.params + #comment.returns + #comment.fields > 0 then print("") end
+  for _, param in ipairs(comment.params) do
+    print_value(("`%s%s`:"):format(param.name, param.optional), param.about)
+  end
+  for _, field in ipairs(comment.fields) do
+    print_value(("`%s%s`:"):format(field.name, field.optional), field.about)
+  end
+  for _, returned in ipairs(comment.returns) do print_value("returns", returned.about) end
 end
 
 local function print_entry(entry)
@@ -166,11 +232,13 @@ local function print_entry(entry)
   if not comment then return end
   print("\n### `" .. signature(entry) .. "`" .. (comment.async and " *waits*" or "") .. "\n")
   print(table.concat(comment.text, "\n"))
-  if #comment.params + #comment.returns > 0 then print("") end
-  for _, param in ipairs(comment.params) do
-    print_value(("`%s%s`:"):format(param.name, param.optional), param.about)
-  end
-  for _, returned in ipairs(comment.returns) do print_value("returns", returned) end
+  print_values(comment)
+end
+
+local function print_class(comment)
+  print("\n### `" .. comment.class .. "`, a table")
+  if #comment.text > 0 then print("\n" .. table.concat(comment.text, "\n")) end
+  print_values(comment)
 end
 
 local function docs()
@@ -182,6 +250,7 @@ local function docs()
     if #entries > 0 then
       print("\n## " .. module_name(path) .. "\n")
       print(about_file(lines))
+      for _, class in ipairs(classes_of(lines)) do print_class(class) end
       for _, entry in ipairs(entries) do print_entry(entry) end
     end
   end

@@ -21,7 +21,7 @@ local perilune = {}
 ---@field group string? the service is light and shares a VM with others of this group; a minute
 ---after its last service the group's memory is free
 ---@field memory_mb integer? limit of its memory, 1 to 65536; default `lua.memory_mb` of config.lua
----@field mailbox integer? most messages that may wait for it, 1 to 65536; default
+---@field mailbox integer? most messages that may wait for it, 1 to 1000000; default
 ---`mailbox.messages` of config.lua
 ---@field monitor boolean? the spawner's on_down is called when it dies
 
