@@ -126,6 +126,7 @@ local address_buckets
 local sweeper -- timer
 local watched = {} -- handle -> name, of services that are asked for logins
 local malformed_log = { at = -LOG_EVERY_MS, silent = 0 }
+local full_log = { at = -LOG_EVERY_MS, silent = 0 }
 local counters = {
   opened = 0, closed = 0, packets_in = 0, packets_out = 0, forwarded = 0, logins = 0,
   relogins = 0, malformed = 0, reserved = 0, too_fast = 0, not_logged_in = 0, refused = 0,
@@ -202,16 +203,20 @@ local function close(session, reason, text)
   session.connection:close()
 end
 
-local function count_malformed(session, message)
-  count "malformed"
+-- A line a second of each kind: a flood of clients must not be one of the log.
+local function warn_rarely(log, format, ...)
   local now = perilune.now()
-  if now - malformed_log.at < LOG_EVERY_MS then
-    malformed_log.silent = malformed_log.silent + 1
+  if now - log.at < LOG_EVERY_MS then
+    log.silent = log.silent + 1
     return
   end
-  perilune.log.warn("malformed packet from %s: %s (%d more since the last line)",
-    session.address, message, malformed_log.silent)
-  malformed_log.at, malformed_log.silent = now, 0
+  perilune.log.warn("%s (%d more since the last line)", format:format(...), log.silent)
+  log.at, log.silent = now, 0
+end
+
+local function count_malformed(session, message)
+  count "malformed"
+  warn_rarely(malformed_log, "malformed packet from %s: %s", session.address, message)
 end
 
 local function malformed(session, message)
@@ -313,6 +318,8 @@ function gateway.on_open(connection, address)
   count_open(session, 1)
   if full then
     count "full"
+    warn_rarely(full_log, "refused %s: %s; connections %d of %d, %d of them not logged in",
+      address, full, open - 1, settings.max_connections, pending)
     return close(session, "full", full)
   end
   set_pending(session, true)
