@@ -433,7 +433,11 @@ bool LuaHost::reload(std::string_view name, Handle from, std::uint64_t session) 
             const Result<std::shared_ptr<const Script>> fresh = scripts_.refresh(script);
             // A file that is gone is no change: services that run it go on with what they have.
             const bool gone = name.empty() && fresh.status().code() == StatusCode::not_found;
-            if (!fresh.ok() && !gone)
+            if (gone) {
+                kernel_.log().warn(
+                    "reload", "%s; what runs of it goes on as it is, and can't be started again",
+                    fresh.status().message());
+            } else if (!fresh.ok())
                 problem += (problem.empty() ? "" : "\n") + std::string(fresh.status().message());
         }
         if (problem.empty()) targets = kernel_.registry().handles(kLuaService);
@@ -452,13 +456,14 @@ bool LuaHost::reload(std::string_view name, Handle from, std::uint64_t session) 
     return true;
 }
 
-void LuaHost::reload_done(std::string_view problem) {
+void LuaHost::reload_done(std::string_view problem, const std::vector<std::string>& scripts) {
     std::unique_ptr<Reload> finished;
     {
         const std::lock_guard lock(reload_mutex_);
         if (reload_ == nullptr) return;
         if (problem.empty()) {
             ++reload_->reloaded;
+            reload_->scripts.insert(scripts.begin(), scripts.end());
         } else if (problem != kReloadSkipped) {
             reload_->problems.emplace_back(problem);
         }
@@ -470,7 +475,12 @@ void LuaHost::reload_done(std::string_view problem) {
         kernel_.log().write(LogLevel::error, "reload", text, LogText::lines);
     }
     if (finished->reloaded > 0) {
-        kernel_.log().info("reload", "services that run their new script: %d", finished->reloaded);
+        std::string names;
+        for (const std::string& script : finished->scripts) {
+            names += (names.empty() ? "" : ", ") + script;
+        }
+        kernel_.log().info("reload", "%s: services that run the new text: %d", names.c_str(),
+                           finished->reloaded);
     }
     Values problems(finished->problems.begin(), finished->problems.end());
     answer(finished->from, finished->session,

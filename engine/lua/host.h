@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -138,7 +139,7 @@ class LuaHost {
     // The VM of a group has been idle for kGroupIdleMs. True when it gets no new service.
     bool retire(Vm* vm);
     // One service of the reload under way is done; `problem` is "" when it runs the new script.
-    void reload_done(std::string_view problem);
+    void reload_done(std::string_view problem, const std::vector<std::string>& scripts = {});
     // True when `vm` may turn its compiler on now; the one that had it and was idle for longest
     // is told to give it up.
     bool promote(Vm* vm);
@@ -185,6 +186,7 @@ class LuaHost {
         int waiting = 0;
         int reloaded = 0;
         std::vector<std::string> problems;
+        std::set<std::string> scripts;  // whose new text runs
         Handle from;
         std::uint64_t session = 0;
     };

@@ -75,6 +75,7 @@ struct Vm::Reloading {
 void Vm::reload_service(Service& service, MessagePtr request) {
     // Only some of what scripts_ has may be new for this service, or nothing.
     std::string problem(kReloadSkipped);
+    std::vector<std::string> scripts;
     if (service.state == Service::State::running && service.script != nullptr) {
         Reloading reloading{*this, service, nullptr, {}, {}};
         const bool named = request->detail != 0;
@@ -102,12 +103,14 @@ void Vm::reload_service(Service& service, MessagePtr request) {
         if (!reloading.problem.empty()) {
             problem = reloading.problem;
         } else if (changed) {
+            if (reloading.script != service.script) scripts.push_back(reloading.script->name);
+            for (const auto& [name, script] : reloading.modules) scripts.push_back(script->name);
             run_reload(reloading);
             problem = reloading.problem.empty() ? "" : describe(service) + ": " + reloading.problem;
         }
     }
     drop_unused_chunks();
-    host_.reload_done(problem);
+    host_.reload_done(problem, scripts);
 }
 
 // Of texts that only chunks_ has still: no service runs them, and none will.
@@ -304,6 +307,11 @@ void Vm::reload_here(lua_State* L, Reloading& reloading) {
         } else {
             lua_rawseti(L, LUA_REGISTRYINDEX, service.clients);
         }
+    }
+    lua_getfield(L, now, "vanished");
+    if (lua_isstring(L, -1)) {
+        kernel().log().write(LogLevel::warn, describe(service),
+                             std::string("its new text has no longer: ") + lua_tostring(L, -1));
     }
     lua_settop(L, now);
     lua_getfield(L, now, "modules");

@@ -895,6 +895,28 @@ function reload.scratch(env)
   return scratch
 end
 
+-- The names of the functions of a table of commands, in order.
+local function command_names(commands, prefix)
+  local names = {}
+  for name, value in next, commands do
+    if type(name) == "string" and type(value) == "function" then
+      names[#names + 1] = prefix .. name
+    end
+  end
+  table.sort(names)
+  return names
+end
+
+-- Those of the old names that the new ones don't have.
+local function missing_of(old, new)
+  local there, missing = {}, {}
+  for _, name in ipairs(new) do there[name] = true end
+  for _, name in ipairs(old) do
+    if not there[name] then missing[#missing + 1] = name end
+  end
+  return missing
+end
+
 -- Checks whether the new text can be joined to the old. Changes nothing that runs. Both are
 --   main      the function that the text is, or that of any other load of it
 --   env       its environment; of the new one what scratch() gave
@@ -948,6 +970,18 @@ function reload.plan(old, new)
   check(new.commands, "commands")
   if new.client ~= nil then check(new.client, "client commands") end
   if #join.problems > 0 then return nil, join.problems end
+  -- A file that is half saved, or the wrong one: nobody means to make a running service deaf.
+  local had, has = command_names(old.commands, ""), command_names(new.commands, "")
+  if #had > 0 and #has == 0 then
+    join:problem(join.unit, 1, "the script has no commands any more, and had %s",
+      table.concat(had, ", "))
+    return nil, join.problems
+  end
+  local vanished = missing_of(had, has)
+  for _, name in ipairs(missing_of(command_names(old.client or {}, "client "),
+    command_names(new.client or {}, "client "))) do
+    vanished[#vanished + 1] = name
+  end
 
   join:mark_existing()
   join:walk_new()
@@ -977,6 +1011,7 @@ function reload.plan(old, new)
 
   local result = { commands = join.canonical[new.commands] or new.commands, modules = {} }
   result.client = new.client and (join.canonical[new.client] or new.client)
+  if #vanished > 0 then result.vanished = table.concat(vanished, ", ") end
   for name, module in pairs(join.new.modules) do
     local value = module.value
     result.modules[name] = type(value) == "table" and join.canonical[value] or value
@@ -1011,7 +1046,8 @@ local apply_step = {
 
 -- Carries a plan out.
 ---@param plan table
----@return table now the tables that count from now on: {commands, client, modules = {name = value}}
+---@return table now the tables that count from now on: {commands, client, modules = {name = value},
+---vanished = names of commands that there were and aren't, or nil}
 function reload.apply(plan)
   for _, step in ipairs(plan.steps) do apply_step[step[1]](plan, unpack(step, 2, 5)) end
   -- A function that was not found, in a coroutine for example, sees the real environment.

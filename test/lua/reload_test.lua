@@ -94,6 +94,21 @@ test("constants, helpers, commands and timers are new, state stays", function()
   end)
 end)
 
+test("a text without any command is refused, and the old one goes on", function()
+  with_service(COUNTER, function(service, _, name)
+    perilune.call(service, "add")
+    write(name, "return {}")
+    local count, problems = perilune.reload(name)
+    test.equal({ count, #problems }, { 0, 1 })
+    for _, problem in ipairs(problems) do
+      test.ok(problem:find "no commands any more, and had add, describe, old", problem)
+    end
+    write(name, COUNTER)
+    perilune.reload(name)
+    test.equal(perilune.call(service, "add"), 2)
+  end)
+end)
+
 test("a reload of a text that hasn't changed does nothing", function()
   with_service(COUNTER, function(service, _, name)
     perilune.call(service, "add")
