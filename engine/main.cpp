@@ -104,29 +104,26 @@ std::string joined(const std::vector<std::string>& words) {
     return text;
 }
 
-// What lets bots play with the gateway that the config names; "" when there is none.
+// What lets bots play with the gateway that the config names; "" where they can't.
 std::string bots_command(const Node& node) {
     for (const perilune::ServiceConfig& service : node.config().services) {
-        if (service.name != "gateway" || service.script != "gateway") continue;
+        if (service.script != "gateway") continue;
         const perilune::Value& listen = service.options["listen"];
-        std::int64_t entry = 1;  // the first for TCP without TLS, which is what bots speak
-        while (!listen[entry].is_nil() && (!listen[entry]["tls"].is_nil() ||
-                                           listen[entry]["kind"].string() == "websocket")) {
-            ++entry;
+        if (listen.is_nil()) return "perilune bots chat --count 2 --port 6080";
+        for (const auto& [index, entry] : listen.table()) {
+            if (!entry["tls"].is_nil() || entry["kind"].string() == "websocket") continue;
+            std::string host = entry["host"].string();
+            if (host == "*" || host == "0.0.0.0" || host == "::") host.clear();
+            std::int64_t port = entry["port"].integer();
+            // Any free one: the node knows which, if it listens nowhere else.
+            const std::vector<std::string> addresses = node.addresses();
+            if (port == 0 && addresses.size() == 1) {
+                port = std::atoi(addresses[0].c_str() + addresses[0].rfind(':') + 1);
+            }
+            if (port == 0) continue;
+            return "perilune bots chat --count 2 --port " + std::to_string(port) +
+                   (host.empty() || host == "127.0.0.1" ? "" : " --host " + host);
         }
-        if (!listen.is_nil() && listen[entry].is_nil()) return {};
-        const std::string host = listen[entry]["host"].string();
-        std::int64_t port = listen[entry]["port"].integer(6080);
-        // Any free one: the node knows which, if nobody else listens.
-        const std::vector<std::string> addresses = node.addresses();
-        if (port == 0 && addresses.size() == std::max<std::size_t>(listen.table().size(), 1)) {
-            const std::string& address = addresses[static_cast<std::size_t>(entry - 1)];
-            port = std::atoi(address.c_str() + address.rfind(':') + 1);
-        }
-        if (port == 0) return {};
-        const bool here = host.empty() || host == "*" || host == "0.0.0.0" || host == "::";
-        return "perilune bots chat --count 2 --port " + std::to_string(port) +
-               (here || host == "127.0.0.1" ? "" : " --host " + host);
     }
     return {};
 }

@@ -105,7 +105,7 @@ const std::vector<ConfigOption<ServiceConfig>>& service_options() {
         {"memory_mb", FIELD(ServiceConfig, int, memory_mb),
          "its limit of Lua memory; 0: lua.memory_mb", "MB", 0, 65'536},
         {"mailbox", FIELD(ServiceConfig, int, mailbox),
-         "messages that may wait for it; 0: mailbox.messages", "", 0, 65'536},
+         "messages that may wait for it; 0: mailbox.messages", "", 0, 1'000'000},
     };
     // clang-format on
     return options;

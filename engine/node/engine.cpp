@@ -74,20 +74,42 @@ std::string place_of(const Config& config, const std::string& path) {
     return origin == config.origins.end() ? path : origin->second + ": " + path;
 }
 
-// The option of a service that a failed start is about, or "": the one that the text names, or
-// whose number is the port that is in use.
-std::string blamed_option(const ServiceConfig& service, const std::string& text) {
-    for (const auto& [key, value] : service.options.table()) {
-        const std::string& name = key.string();
-        if (name.empty()) continue;
+// All options of a service by their paths: ".listen[1].port".
+void flatten(const Value& options, const std::string& path,
+             std::vector<std::pair<std::string, Value>>& flat) {
+    for (const auto& [key, value] : options.table()) {
+        const std::string inner =
+            path + (key.is_number() ? path_step(key.number()) : path_step(key.string()));
+        flat.emplace_back(inner, value);
+        flatten(value, inner, flat);
+    }
+}
+
+// The option that a failed start is about, as in flatten(), or "": the one that the text names
+// ("listen[1]: option port ..."), or the port that is in use.
+std::string blamed_option(const Value& options, std::string text) {
+    std::vector<std::pair<std::string, Value>> flat;
+    flatten(options, "", flat);
+    const auto begins = [&text](const std::string& word) {
+        return text.compare(0, word.size(), word) == 0;
+    };
+    std::string within;
+    for (const auto& [path, value] : flat) {
+        if (!begins(path.substr(1) + ": ")) continue;
+        within = path;
+        text.erase(0, path.size() + 1);
+        break;
+    }
+    for (const auto& [path, value] : flat) {
+        if (path.compare(0, within.size(), within) != 0) continue;
+        const std::string name = path.substr(path.rfind('.') + 1);
         const std::string port = ":" + std::to_string(value.integer(-1)) + " ";
-        if (text.compare(0, name.size() + 8, "option " + name + " ") == 0 ||
-            text == "there is no option " + name ||
-            (name.find("port") != std::string::npos && text.find(port) != std::string::npos)) {
-            return name;
+        if (begins("option " + name + " ") || text == "there is no option " + name ||
+            (name == "port" && text.find(port) != std::string::npos)) {
+            return path;
         }
     }
-    return {};
+    return within;
 }
 
 std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
@@ -267,15 +289,14 @@ Status Node::Engine::start_services() {
             spawn_and_wait(service, config_.start_limit_ms + kSpawnSlackMs, &handle);
         if (!result.ok()) {
             std::string place = service_path(config_, i) + " (" + service.name + ")";
-            const std::string option = blamed_option(service, result.message);
+            const std::string option = blamed_option(service.options, result.message);
             if (!option.empty()) {
                 const std::string list = "services" + path_step(static_cast<double>(i + 1));
-                const std::string key = ".options" + path_step(option);
-                const auto origin = config_.origins.find(list + key);
+                const auto origin = config_.origins.find(list + ".options" + option);
                 if (origin != config_.origins.end()) {
                     place = origin->second + ": " + list + " (" + service.name + ")";
                 }
-                place += key;
+                place += ".options" + option;
             }
             // One line; the log has the rest.
             return Status::error(StatusCode::unavailable, "%s: %s", place.c_str(),

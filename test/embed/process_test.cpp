@@ -280,6 +280,28 @@ TEST_F(ProgramTest, a_port_in_use_is_one_message_with_line_key_and_address) {
     close(taken);
 }
 
+TEST_F(ProgramTest, an_option_that_a_service_refuses_is_one_message_with_line_and_key) {
+    folder_.write("service/picky.lua", R"(
+        return { on_start = function() error("listen[2]: option kind can't be odd", 0) end })");
+    folder_.write("config.lua",
+                  "return {\n  log = { level = \"off\" },\n  services = {\n"
+                  "    { script = \"picky\", options = {\n      listen = {\n        { port = 1 },\n"
+                  "        { port = 2,\n          kind = \"odd\" },\n  } } },\n  },\n}");
+    Process node = run({"config.lua"});
+    EXPECT_EQ(node.wait(), 1);
+    EXPECT_EQ(node.output(),
+              "config.lua:8: services[1] (picky).options.listen[2].kind: "
+              "listen[2]: option kind can't be odd\n");
+}
+
+TEST_F(ProgramTest, a_data_folder_that_can_not_be_made_is_one_message_with_line_and_key) {
+    folder_.write("config.lua", "return {\n  data = \"/proc/x\",\n}");
+    Process node = run({"config.lua"});
+    EXPECT_EQ(node.wait(), 1);
+    EXPECT_EQ(node.output().substr(0, 20), "config.lua:2: data: ") << node.output();
+    EXPECT_EQ(node.output().find('\n'), node.output().size() - 1) << node.output();
+}
+
 TEST_F(ProgramTest, the_start_line_says_where_it_listens) {
     folder_.write("config.lua",
                   "return { services = { { script = \"listener\", options = { port = 0 } } } }");

@@ -32,7 +32,7 @@ struct ServiceConfig {
     // Most Lua memory that it may hold, in MB, 0 to 65,536. 0: `lua.memory_mb`.
     int memory_mb = 0;
 
-    // Most messages that may wait for it, 0 to 65,536. 0: `mailbox.messages`.
+    // Most messages that may wait for it, 0 to 1,000,000. 0: `mailbox.messages`.
     int mailbox = 0;
 
     // Where it was configured, for messages: "config.lua:12: services[3]". Empty: nowhere.
