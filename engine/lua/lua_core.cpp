@@ -1,5 +1,6 @@
 #include "lua/lua_core.h"
 
+#include <cmath>
 #include <cstdarg>
 #include <cstring>
 #include <optional>
@@ -47,7 +48,8 @@ int argument_error(lua_State* L, const char* function, int index, const char* te
 }
 
 std::string_view check_text(lua_State* L, const char* function, int index) {
-    if (lua_isstring(L, index) == 0) {
+    // No number either: as a name, 7 would be another service than the handle 7.
+    if (lua_type(L, index) != LUA_TSTRING) {
         argument_error(L, function, index, "string expected");
     }
     std::size_t size = 0;
@@ -77,7 +79,7 @@ int push_status(lua_State* L, const Status& status) {
 Handle check_address(lua_State* L, int index, const char* function) {
     if (lua_type(L, index) == LUA_TNUMBER) {
         const lua_Number number = lua_tonumber(L, index);
-        if (number >= 0 && number < 9007199254740992.0) {
+        if (number >= 0 && number < 9007199254740992.0 && number == std::floor(number)) {
             return Handle{static_cast<std::uint64_t>(number)};
         }
     } else if (lua_type(L, index) == LUA_TSTRING) {

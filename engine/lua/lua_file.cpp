@@ -385,6 +385,14 @@ Status make_folder(const char* root, std::string_view path) {
 
 const char* root_of(lua_State* L) { return lua_tostring(L, lua_upvalueindex(kFolder)); }
 
+// A path: a number would name a file that nobody meant.
+std::string_view check_path(lua_State* L, int index) {
+    luaL_checktype(L, index, LUA_TSTRING);
+    std::size_t size = 0;
+    const char* bytes = lua_tolstring(L, index, &size);
+    return {bytes, size};
+}
+
 // A string in memory that Lua collects, so that an error of Lua's may jump over it.
 std::string& push_buffer(lua_State* L) {
     auto* buffer = new (lua_newuserdata(L, sizeof(std::string))) std::string();
@@ -400,7 +408,7 @@ int buffer_collect(lua_State* L) {
 
 // file.read(path, max) -> string | nil, message, code
 int file_read(lua_State* L) {
-    const std::string_view path = check_bytes(L, 1);
+    const std::string_view path = check_path(L, 1);
     const lua_Number most = luaL_optnumber(L, 2, kDefaultRead);
     luaL_argcheck(L, most >= 0 && most <= kMaxFile, 2, "a size from 0 to 67108864");
     std::string& data = push_buffer(L);
@@ -413,7 +421,7 @@ int file_read(lua_State* L) {
 
 // file.read_part(path, from, count) -> string | nil, message, code
 int file_read_part(lua_State* L) {
-    const std::string_view path = check_bytes(L, 1);
+    const std::string_view path = check_path(L, 1);
     const lua_Number from = luaL_checknumber(L, 2);
     const lua_Number count = luaL_checknumber(L, 3);
     luaL_argcheck(L, from >= 0 && from <= 9007199254740991.0, 2, "an offset from 0");
@@ -429,27 +437,27 @@ int file_read_part(lua_State* L) {
 
 // file.write(path, data) -> true | nil, message, code
 int file_write(lua_State* L) {
-    const std::string_view path = check_bytes(L, 1);
+    const std::string_view path = check_path(L, 1);
     const std::string_view data = check_bytes(L, 2);
     return push_status(L, write_file(root_of(L), path, data));
 }
 
 // file.append(path, data) -> true | nil, message, code
 int file_append(lua_State* L) {
-    const std::string_view path = check_bytes(L, 1);
+    const std::string_view path = check_path(L, 1);
     const std::string_view data = check_bytes(L, 2);
     return push_status(L, append_file(root_of(L), path, data));
 }
 
 // file.remove(path) -> true | nil, message, code
-int file_remove(lua_State* L) { return push_status(L, remove_file(root_of(L), check_bytes(L, 1))); }
+int file_remove(lua_State* L) { return push_status(L, remove_file(root_of(L), check_path(L, 1))); }
 
 // file.mkdir(path) -> true | nil, message, code
-int file_mkdir(lua_State* L) { return push_status(L, make_folder(root_of(L), check_bytes(L, 1))); }
+int file_mkdir(lua_State* L) { return push_status(L, make_folder(root_of(L), check_path(L, 1))); }
 
 // file.list(path) -> names | nil, message, code
 int file_list(lua_State* L) {
-    const std::string_view path = lua_isnoneornil(L, 1) ? "" : check_bytes(L, 1);
+    const std::string_view path = lua_isnoneornil(L, 1) ? "" : check_path(L, 1);
     if (!lua_isnoneornil(L, 1) && path.empty()) return push_error(L, check_path(path));
     std::string& names = push_buffer(L);
     const Status status = list_folder(root_of(L), path, names);
@@ -465,7 +473,7 @@ int file_list(lua_State* L) {
 
 // file.exists(path) -> boolean, kind | nil, message, code
 int file_exists(lua_State* L) {
-    const Result<Found> found = find_file(root_of(L), check_bytes(L, 1));
+    const Result<Found> found = find_file(root_of(L), check_path(L, 1));
     if (!found.ok() && found.status().code() != StatusCode::not_found) {
         return push_error(L, found.status());
     }
@@ -478,7 +486,7 @@ int file_exists(lua_State* L) {
 
 // file.size(path) -> bytes | nil, message, code
 int file_size(lua_State* L) {
-    const std::string_view path = check_bytes(L, 1);
+    const std::string_view path = check_path(L, 1);
     const Result<Found> found = find_file(root_of(L), path);
     if (!found.ok()) return push_error(L, found.status());
     if (found.value().kind != Kind::file) return push_error(L, invalid(path, "not a file"));
@@ -488,7 +496,7 @@ int file_size(lua_State* L) {
 
 // file.info(path) -> {kind, size, modified} | nil, message, code
 int file_info(lua_State* L) {
-    const std::string_view path = check_bytes(L, 1);
+    const std::string_view path = check_path(L, 1);
     const Result<Found> found = find_file(root_of(L), path);
     if (!found.ok()) return push_error(L, found.status());
     if (found.value().kind == Kind::none) return push_error(L, invalid(path, "not a file"));

@@ -1,5 +1,8 @@
 // send, call and their kin: check arguments, pack them into a message, post it.
 
+#include <algorithm>
+#include <string>
+
 #include "lua/lua_codec.h"
 #include "lua/lua_core.h"
 #include "lua/sandbox.h"
@@ -42,16 +45,20 @@ int push_not_sent(lua_State* L, PostResult result) {
 
 // What a call that can't even be posted ends as.
 int push_refused(lua_State* L, int to, PostResult result) {
-    const char* text = nullptr;
-    if (result == PostResult::dead) {
-        text = lua_type(L, to) == LUA_TSTRING
-                   ? lua_pushfstring(L, "there is no service named \"%s\"", lua_tostring(L, to))
-                   : lua_pushfstring(L, "the service is dead or never was");
+    const bool dead = result == PostResult::dead;
+    std::string text;
+    if (lua_type(L, to) == LUA_TSTRING) {
+        std::size_t size = 0;
+        const char* bytes = lua_tolstring(L, to, &size);
+        const std::string name(bytes, std::min<std::size_t>(size, 128));
+        text = dead ? "there is no service named \"" + name + "\""
+                    : "the mailbox of the service \"" + name + "\" is full";
     } else {
-        text = "the mailbox of the service is full";
+        const auto handle = static_cast<std::uint64_t>(lua_tonumber(L, to));
+        const std::string name = "the service with the handle " + std::to_string(handle);
+        text = dead ? name + " is dead or never was" : name + ": its mailbox is full";
     }
-    return push_failure(L, result == PostResult::dead ? CallOutcome::dead : CallOutcome::overloaded,
-                        text);
+    return push_failure(L, dead ? CallOutcome::dead : CallOutcome::overloaded, text);
 }
 
 // send(to, command, ...) -> true | false, "dead"|"overloaded"
@@ -186,8 +193,7 @@ int message_redirect(lua_State* L) {
 
 // publish(topic, ...) -> count
 int message_publish(lua_State* L) {
-    std::size_t size = 0;
-    const char* topic = luaL_checklstring(L, 1, &size);
+    const std::string_view topic = check_text(L, "perilune.publish", 1);
     Vm& vm = Vm::of(L);
     const Handle self = vm.service(L).handle;
     PayloadWriter out;
@@ -196,30 +202,25 @@ int message_publish(lua_State* L) {
         out = PayloadWriter();
         return misuse(L, "perilune.publish: %s", status.message());
     }
-    const int count =
-        vm.host().publish({topic, size}, self, std::string_view(out.data(), out.size()));
+    const int count = vm.host().publish(topic, self, std::string_view(out.data(), out.size()));
     lua_pushinteger(L, count);
     return 1;
 }
 
 // subscribe(topic, command)
 int message_subscribe(lua_State* L) {
-    std::size_t size = 0;
-    const char* topic = luaL_checklstring(L, 1, &size);
-    std::size_t length = 0;
-    const char* command = luaL_checklstring(L, 2, &length);
+    const std::string_view topic = check_text(L, "perilune.subscribe", 1);
+    const std::string_view command = check_text(L, "perilune.subscribe", 2);
     Vm& vm = Vm::of(L);
-    const Status status =
-        vm.host().subscribe({topic, size}, vm.service(L).handle, {command, length});
+    const Status status = vm.host().subscribe(topic, vm.service(L).handle, command);
     return status.ok() ? 0 : misuse(L, "perilune.subscribe: %s", status.message());
 }
 
 // unsubscribe(topic)
 int message_unsubscribe(lua_State* L) {
-    std::size_t size = 0;
-    const char* topic = luaL_checklstring(L, 1, &size);
+    const std::string_view topic = check_text(L, "perilune.unsubscribe", 1);
     Vm& vm = Vm::of(L);
-    vm.host().unsubscribe({topic, size}, vm.service(L).handle);
+    vm.host().unsubscribe(topic, vm.service(L).handle);
     return 0;
 }
 

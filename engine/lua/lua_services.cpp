@@ -15,6 +15,11 @@ namespace perilune {
 namespace {
 
 // Reads an optional field of the table at `index`; raises when it has another type.
+std::string_view optional_text(lua_State* L, const char* function, int index,
+                               std::string_view fallback) {
+    return lua_isnoneornil(L, index) ? fallback : check_text(L, function, index);
+}
+
 std::string string_field(lua_State* L, int index, const char* name) {
     lua_getfield(L, index, name);
     std::string value;
@@ -87,7 +92,7 @@ int service_spawn(lua_State* L) {
             request.name = string_field(L, 3, "name");
             request.group = string_field(L, 3, "group");
             request.memory_bytes = std::size_t{number_field(L, 3, "memory_mb", 65536)} << 20;
-            request.mailbox = number_field(L, 3, "mailbox", 65536);
+            request.mailbox = number_field(L, 3, "mailbox", 1'000'000);
             lua_getfield(L, 3, "monitor");
             request.monitor = lua_toboolean(L, -1) != 0;
             lua_pop(L, 1);
@@ -118,7 +123,7 @@ int service_spawn(lua_State* L) {
 int service_stop(lua_State* L) {
     Vm& vm = Vm::of(L);
     const Handle to = check_address(L, 1, "perilune.stop");
-    const char* reason = luaL_optstring(L, 2, "stop");
+    const std::string_view reason = optional_text(L, "perilune.stop", 2, "stop");
     Task& task = vm.yieldable_task(L, "perilune.stop");
     if (to == task.service->handle) {
         return misuse(L, "perilune.stop: a service ends itself with perilune.exit");
@@ -137,13 +142,14 @@ int service_stop(lua_State* L) {
 int service_kill(lua_State* L) {
     Vm& vm = Vm::of(L);
     const Handle to = check_address(L, 1);
-    lua_pushboolean(L, vm.host().kill(to, luaL_optstring(L, 2, "kill")) ? 1 : 0);
+    const std::string_view reason = optional_text(L, "perilune.kill", 2, "kill");
+    lua_pushboolean(L, vm.host().kill(to, reason) ? 1 : 0);
     return 1;
 }
 
 // exit(reason)
 int service_exit(lua_State* L) {
-    const char* reason = luaL_optstring(L, 1, "exit");
+    const std::string_view reason = optional_text(L, "perilune.exit", 1, "exit");
     Vm& vm = Vm::of(L);
     vm.want_exit(vm.service(L), reason);
     return 0;
@@ -163,19 +169,17 @@ int service_sender(lua_State* L) {
 
 // name(name)
 int service_name(lua_State* L) {
-    std::size_t size = 0;
-    const char* name = luaL_checklstring(L, 1, &size);
+    const std::string_view name = check_text(L, "perilune.name", 1);
     Vm& vm = Vm::of(L);
-    const Status status = vm.kernel().registry().set_name({name, size}, vm.service(L).handle);
+    const Status status = vm.kernel().registry().set_name(name, vm.service(L).handle);
     if (!status.ok()) return luaL_error(L, "perilune.name: %s", status.message());
     return 0;
 }
 
 // find(name) -> handle | nil
 int service_find(lua_State* L) {
-    std::size_t size = 0;
-    const char* name = luaL_checklstring(L, 1, &size);
-    const Handle handle = Vm::of(L).kernel().registry().find_name({name, size});
+    const std::string_view name = check_text(L, "perilune.find", 1);
+    const Handle handle = Vm::of(L).kernel().registry().find_name(name);
     if (handle) {
         lua_pushnumber(L, static_cast<lua_Number>(handle.value));
     } else {
@@ -336,14 +340,15 @@ int service_data(lua_State* L) {
 
 // env(name) -> value
 int service_env(lua_State* L) {
-    const char* name = luaL_checkstring(L, 1);
+    const std::string_view name = check_text(L, "perilune.env", 1);
     for (const auto& [key, value] : Vm::of(L).host().options().env) {
         if (key.is_string() && key.string() == name) {
             push_value(L, value);
             return 1;
         }
     }
-    lua_pushstring(L, std::getenv(name));  // nil of null
+    const bool is_text = name.find('\0') == std::string_view::npos;
+    lua_pushstring(L, is_text ? std::getenv(name.data()) : nullptr);  // nil of null
     return 1;
 }
 

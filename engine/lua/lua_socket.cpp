@@ -244,7 +244,9 @@ int socket_close_listener(lua_State* L) {
 
 // connect(host, port, options) -> connection | nil, message, code
 int socket_connect(lua_State* L) {
-    const char* host = luaL_checkstring(L, 1);
+    luaL_checktype(L, 1, LUA_TSTRING);
+    const std::string_view host = check_bytes(L, 1);
+    luaL_argcheck(L, host.find('\0') == std::string_view::npos, 1, "a name of a host expected");
     const lua_Number port = luaL_checknumber(L, 2);
     luaL_argcheck(L, port >= 1 && port <= 65535, 2, "a port from 1 to 65535 expected");
     OwnOptions own;

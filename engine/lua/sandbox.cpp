@@ -1,6 +1,8 @@
 #include "lua/sandbox.h"
 
+#include <algorithm>
 #include <cstring>
+#include <map>
 
 #include "lua/lua_require.h"
 #include "lua/registry_keys.h"
@@ -291,8 +293,11 @@ int call_error_tostring(lua_State* L) {
     lua_settop(L, 1);
     lua_getfield(L, 1, "message");
     lua_getfield(L, 1, "traceback");
-    if (lua_isstring(L, 3)) {
-        lua_pushfstring(L, "%s\n%s", lua_tostring(L, 2), lua_tostring(L, 3));
+    if (lua_isstring(L, 2) && lua_isstring(L, 3)) {
+        // Not lua_pushfstring, which would end at a NUL.
+        lua_pushliteral(L, "\n");
+        lua_insert(L, 3);
+        lua_concat(L, 3);
     } else {
         lua_settop(L, 2);
     }
@@ -436,6 +441,53 @@ void enable_jit(lua_State* L) {
     luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_ON);
 }
 
+// {code = "no_gold", need = 5}: the plain fields of a table without a message, by name. Raw, so
+// that no code of the script runs here.
+static std::string fields_text(lua_State* L, int table) {
+    constexpr std::size_t kMost = 8;
+    constexpr std::size_t kMaxField = 80;
+    std::map<std::string, std::string> fields;
+    bool more = false;
+    if (lua_checkstack(L, 4) == 0) return "(an error value of type table)";
+    lua_pushnil(L);
+    for (; lua_next(L, table) != 0; lua_pop(L, 1)) {
+        if (fields.size() == kMost) {
+            more = true;
+            lua_pop(L, 2);
+            break;
+        }
+        if (lua_type(L, -2) != LUA_TSTRING) {
+            more = true;
+            continue;
+        }
+        std::size_t size = 0;
+        std::string text;
+        switch (lua_type(L, -1)) {
+            case LUA_TSTRING: {
+                const char* bytes = lua_tolstring(L, -1, &size);
+                text = '"' + std::string(bytes, std::min(size, kMaxField)) +
+                       (size > kMaxField ? "..." : "") + '"';
+                break;
+            }
+            case LUA_TNUMBER:
+                lua_pushvalue(L, -1);
+                text = lua_tostring(L, -1);
+                lua_pop(L, 1);
+                break;
+            case LUA_TBOOLEAN: text = lua_toboolean(L, -1) != 0 ? "true" : "false"; break;
+            default: text = std::string("(") + luaL_typename(L, -1) + ")"; break;
+        }
+        const char* key = lua_tolstring(L, -2, &size);
+        fields[std::string(key, std::min(size, kMaxField))] = std::move(text);
+    }
+    std::string list;
+    for (const auto& [key, value] : fields) {
+        list += (list.empty() ? "" : ", ") + key + " = " + value;
+    }
+    if (list.empty()) return "(an error value of type table)";
+    return "{" + list + (more ? ", ...}" : "}");
+}
+
 std::string error_text(lua_State* L, int index) {
     std::size_t size = 0;
     std::string text;
@@ -457,6 +509,7 @@ std::string error_text(lua_State* L, int index) {
         lua_pop(L, 1);
         if (!text.empty()) return text;
     }
+    if (lua_istable(L, index)) return fields_text(L, index < 0 ? lua_gettop(L) + index + 1 : index);
     return std::string("(an error value of type ") + luaL_typename(L, index) + ")";
 }
 

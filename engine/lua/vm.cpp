@@ -388,6 +388,7 @@ void Vm::finish_wait(Service& service, MessagePtr message) {
         return;
     }
     Task* task = wait->task;
+    const Handle target = wait->target;
     free_wait(task->wait);
     task->wait = 0;
     lua_State* co = task->thread;
@@ -405,7 +406,13 @@ void Vm::finish_wait(Service& service, MessagePtr message) {
             ++count;
         }
     } else {
-        count = push_failure(co, static_cast<CallOutcome>(message->detail), message->payload());
+        const auto outcome = static_cast<CallOutcome>(message->detail);
+        std::string text(message->payload());
+        if (text.empty() && outcome == CallOutcome::dead) {
+            text = "the service with the handle " + std::to_string(target.value) +
+                   " died before it answered";
+        }
+        count = push_failure(co, outcome, text);
     }
     message.reset();
     resume(task, count);

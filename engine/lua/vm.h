@@ -192,6 +192,7 @@ class Vm final : public Actor {
     void interrupted_in_c(lua_State* co);
     std::string interrupt_text() const;
     std::string memory_text() const;
+    std::string memory_limit_text() const;
     Service* largest_service();
     void end_for_memory(Service& service);
     // Ends others of the group as long as one of them has most. True when that was enough.

@@ -104,9 +104,11 @@ std::string Vm::interrupt_text() const {
            " ms without a pause (watchdog.interrupt_ms)";
 }
 
-std::string Vm::memory_text() const {
+std::string Vm::memory_text() const { return "ended: memory" + memory_limit_text(); }
+
+std::string Vm::memory_limit_text() const {
     const std::size_t limit = limit_to_restore_ != 0 ? limit_to_restore_ : arena_.limit();
-    return "ended: memory (limit " + std::to_string(limit >> 20) + " MB)";
+    return " (limit " + std::to_string(limit >> 20) + " MB)";
 }
 
 void Vm::interrupted_in_c(lua_State* co) {

@@ -259,6 +259,11 @@ void Vm::end_service(Service& service, std::string_view why) {
     service.state = Service::State::dead;
     // Whatever it is called now; a level set under a name is for the next one of that name, too.
     if (service.has_level) kernel().log().clear_level(handle_name(service));
+    // For those who wait for it; by the name that goes in the next line.
+    std::string died;
+    if (service.tasks != nullptr || service.deferred != nullptr || service.held != nullptr) {
+        died = "the service " + describe(service) + " died (" + reason + ") before it answered";
+    }
     std::vector<Handle> watchers = kernel().remove_service(service.handle);
     kernel().timers().cancel_all(service.timers);
     if (host_.network() != nullptr) host_.network()->release_owner(service.handle);
@@ -274,7 +279,9 @@ void Vm::end_service(Service& service, std::string_view why) {
     // Those who wait for it hear that it is dead.
     while (service.tasks != nullptr) {
         Task* task = service.tasks;
-        if (task->request != nullptr) kernel().refuse(std::move(task->request), CallOutcome::dead);
+        if (task->request != nullptr) {
+            kernel().refuse(std::move(task->request), CallOutcome::dead, died);
+        }
         if (task->wait != 0) {
             free_wait(task->wait);
             task->wait = 0;
@@ -284,7 +291,7 @@ void Vm::end_service(Service& service, std::string_view why) {
     }
     if (service.deferred != nullptr) {
         for (auto& [number, request] : *service.deferred) {
-            kernel().refuse(std::move(request), CallOutcome::dead);
+            kernel().refuse(std::move(request), CallOutcome::dead, died);
         }
         service.deferred->clear();
     }
@@ -293,7 +300,7 @@ void Vm::end_service(Service& service, std::string_view why) {
     }
     if (service.held != nullptr) {
         for (MessagePtr& message : *service.held) {
-            kernel().refuse(std::move(message), CallOutcome::dead);
+            kernel().refuse(std::move(message), CallOutcome::dead, died);
         }
         service.held.reset();
     }

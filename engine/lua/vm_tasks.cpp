@@ -18,6 +18,21 @@ constexpr std::uint64_t kCallbackBit = std::uint64_t{1} << 52;
 constexpr std::int64_t kLimitResolutionNs = 10 * kNsPerMs;
 constexpr std::size_t kReadyPerMessage = 64;
 
+// The traceback of a coroutine that raised in Lua lacks the line of its innermost frame, "\tfile:
+// in function", which the message begins with, "file:3: ".
+void add_top_line(std::string& traceback, std::string_view message) {
+    const std::size_t frame = traceback.find("\n\t");
+    if (frame == std::string::npos) return;
+    const std::size_t end = traceback.find(": in ", frame);
+    if (end == std::string::npos) return;
+    const std::string file = traceback.substr(frame + 2, end - frame - 2);
+    if (file.find('\n') != std::string::npos || message.substr(0, file.size()) != file) return;
+    std::size_t digits = file.size() + 1;
+    while (digits < message.size() && message[digits] >= '0' && message[digits] <= '9') ++digits;
+    if (digits == file.size() + 1 || message.substr(digits, 2) != ": ") return;
+    traceback.insert(end, message.substr(file.size(), digits - file.size()));
+}
+
 }  // namespace
 
 // --- tasks ---
@@ -138,6 +153,9 @@ void Vm::fail_task(Task* task, Ending ending) {
             luaL_traceback(L_, co, nullptr, 0);
             traceback = lua_tostring(L_, -1);
             lua_pop(L_, 1);
+            add_top_line(traceback, text);
+            // LuaJIT's own words, when a single request was too large.
+            if (text == "not enough memory") text += memory_limit_text();
             break;
         case Ending::yielded:
             text = "coroutine.yield outside of a coroutine of the script's own";

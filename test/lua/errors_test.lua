@@ -17,7 +17,7 @@ end
 local KINDS = {
   ["nil"] = { "type nil" }, boolean = { "type boolean", false }, number = { "42$" },
   text = { "services/errors.lua:%d+: just text$" }, empty = { "services/errors.lua:%d+: $" },
-  binary = { "%z\255\27" }, table = { "type table", { code = 5, list = { 1, 2 } } },
+  binary = { "%z\255\27" }, table = { "^{code = 5, list = %(table%)}$", { code = 5, list = { 1, 2 } } },
   message = { "^says why$", { message = "says why", code = 5 } },
   tostring = { "type table", {} }, bad_tostring = { "type table", {} },
   endless_tostring = { "type table", {} }, index = { "type table", {} },

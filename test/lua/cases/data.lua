@@ -70,7 +70,7 @@ case("env gives what config.lua says, then the process's environment, then nil",
   test.ok(#perilune.env "PATH" > 0)
   test.equal(select("#", perilune.env "NO_SUCH_VARIABLE_HERE"), 1)
   test.equal(perilune.env "NO_SUCH_VARIABLE_HERE", nil)
-  test.raises(function() perilune.env() end, "argument #1 to 'env'")
+  test.raises(function() perilune.env() end, "argument #1 to 'perilune.env'")
   perilune.env("table").list[1] = 9
   test.equal(perilune.env "table", { list = { 1, 2 } })
 end)

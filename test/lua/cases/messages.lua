@@ -51,8 +51,34 @@ case("a send of a command that is missing counts an error and kills nobody", fun
   end)
 end)
 
+case("a number is no name of a service or a topic", function()
+  for _, name in ipairs { "name", "find", "publish", "unsubscribe", "env" } do
+    test.raises(function() perilune[name](7) end, "string expected")
+  end
+  test.raises(function() perilune.subscribe(7, "note") end, "string expected")
+  test.raises(function() perilune.subscribe("topic", 7) end, "string expected")
+end)
+
+case("a call that fails as dead says who", function()
+  local text = failure(function() perilune.call("no such name", "x") end).message
+  test.ok(text:find 'no service named "no such name"', text)
+  text = failure(function() perilune.call(DEAD, "x") end).message
+  test.ok(text:find "handle 12345 is dead or never was", text)
+  with_target(function(target)
+    local outcome
+    perilune.fork(function() outcome = { pcall(perilune.call, target, "sleep", 60000) } end)
+    test.eventually(function() return perilune.stats(target).tasks > 0 end)
+    perilune.kill(target)
+    test.eventually(function() return outcome end)
+    test.equal(outcome[1], false)
+    test.equal(outcome[2].code, "dead")
+    test.ok(outcome[2].message:find "target.* died %(kill%) before it answered",
+      outcome[2].message)
+  end)
+end)
+
 case("send and call name the argument that is wrong", function()
-  for _, to in ipairs { {}, true, -1, 2 ^ 53, 0 / 0, print } do
+  for _, to in ipairs { {}, true, -1, 2 ^ 53, 0 / 0, 1.5, perilune.self() + 0.5, print } do
     test.raises(function() perilune.send(to, "x") end, "argument #1 to 'send' %(a handle")
     test.raises(function() perilune.call(to, "x") end, "argument #1 to 'perilune.call' %(a handle")
   end
@@ -328,10 +354,10 @@ case("subscribing again changes the command, not the count", function()
 end)
 
 case("topics and their arguments are checked", function()
-  test.raises(function() perilune.publish() end, "argument #1 to 'publish'")
+  test.raises(function() perilune.publish() end, "argument #1 to 'perilune.publish'")
   test.raises(function() perilune.publish("topic", 1, { print }) end, "argument 3: %[1%] is a func")
-  test.raises(function() perilune.subscribe("topic") end, "argument #2 to 'subscribe'")
-  test.raises(function() perilune.unsubscribe() end, "argument #1 to 'unsubscribe'")
+  test.raises(function() perilune.subscribe("topic") end, "argument #2 to 'perilune.subscribe'")
+  test.raises(function() perilune.unsubscribe() end, "argument #1 to 'perilune.unsubscribe'")
 end)
 
 return cases
