@@ -302,6 +302,49 @@ TEST_F(ProgramTest, a_data_folder_that_can_not_be_made_is_one_message_with_line_
     EXPECT_EQ(node.output().find('\n'), node.output().size() - 1) << node.output();
 }
 
+TEST_F(ProgramTest, the_log_says_that_a_service_died_of_memory_and_what_an_error_was) {
+    folder_.write("service/victim.lua", R"(
+        local perilune = require "perilune"
+        local victim = {}
+        function victim.on_start()
+          perilune.fork(function() error { code = "no_gold", need = 5 } end)
+          perilune.fork(function() return ("x"):rep(2 ^ 30) end)
+          perilune.fork(function()
+            local list = {}
+            while true do list[#list + 1] = {} end
+          end)
+        end
+        return victim)");
+    folder_.write("config.lua",
+                  "return { services = { { script = \"victim\", memory_mb = 32 } } }");
+    Process node = run({});
+    EXPECT_TRUE(node.printed("victim: ended: memory (limit 32 MB) in fork")) << node.output();
+    for (const char* text : {"{code = \"no_gold\", need = 5}", "not enough memory (limit 32 MB)"}) {
+        EXPECT_NE(node.output().find(text), std::string::npos) << node.output();
+    }
+    node.signal(SIGTERM);
+    (void)node.wait();
+}
+
+TEST_F(ProgramTest, a_reload_logs_what_is_new_and_what_is_gone) {
+    folder_.write("service/first.lua", "return { a = function() end, b = function() end }");
+    folder_.write("service/second.lua", "return { c = function() end }");
+    folder_.write("config.lua",
+                  "return { services = { { script = \"first\" }, { script = \"second\" } } }");
+    Process node = run({});
+    ASSERT_TRUE(node.printed("runs 2 services")) << node.output();
+    folder_.write("service/first.lua", "return { a = function() end }");
+    std::filesystem::remove(folder_ / "service/second.lua");
+    node.signal(SIGHUP);
+    EXPECT_TRUE(node.printed("first: services that run the new text: 1")) << node.output();
+    EXPECT_NE(node.output().find("first: its new text has no longer: b"), std::string::npos)
+        << node.output();
+    EXPECT_NE(node.output().find("there is no script \"second\""), std::string::npos)
+        << node.output();
+    node.signal(SIGTERM);
+    EXPECT_EQ(node.wait(), 0) << node.output();
+}
+
 TEST_F(ProgramTest, the_start_line_says_where_it_listens) {
     folder_.write("config.lua",
                   "return { services = { { script = \"listener\", options = { port = 0 } } } }");
