@@ -8,3 +8,6 @@ files["test/lua/bad"] = { ignore = { "." } } -- scripts that are broken on purpo
 
 -- Names of tests are sentences, and services of tests do what no service should.
 files["test/lua"] = { max_line_length = 110, ignore = { "241", "122", "142", "143" } }
+
+-- config.lua runs in a Lua of its own, with these besides plain Lua.
+files["**/config.lua"] = { read_globals = { "env", "include" } }
