@@ -15,7 +15,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 # ---- set-up: before anything is compiled, Debian's packages and 3rd/ must be there ----
 
-WITHOUT_SETUP := help clean distclean packages lint format bench-smoke asan tsan test test-install
+WITHOUT_SETUP := help clean distclean packages lint format bench-smoke asan tsan test test-install test-web
 GOALS := $(or $(MAKECMDGOALS),$(.DEFAULT_GOAL))
 ifneq ($(filter-out $(WITHOUT_SETUP),$(GOALS)),)
 ifeq ($(DRY_RUN),) # what is included is made even then
@@ -150,6 +150,11 @@ test-lua: build
 test-install: ## installs into build/installed, and builds and runs the README's host program with it
 	@.ci/install
 
+test-web: ## tests the JavaScript client and the page of examples/web in Node and Chromium
+	@3rd/install build web $(if $(shell command -v npm),,node)
+	@$(MAKE) build
+	@PERILUNE=$(B)/perilune test/web/run
+
 asan: ## builds with AddressSanitizer and UBSan, and runs the core and Lua tests
 	@$(MAKE) MODE=asan test
 
@@ -219,5 +224,5 @@ help:
 		while IFS='|' read -r goal text; do printf '%-20s %s\n' "$$goal" "$$text"; done
 
 FORCE:
-.PHONY: FORCE build run test fuzz fuzz-run test-programs test-core test-lua test-install asan tsan bench bench-smoke soak \
+.PHONY: FORCE build run test fuzz fuzz-run test-programs test-core test-lua test-web test-install asan tsan bench bench-smoke soak \
 	lint format docs install packages clean distclean help

@@ -1,0 +1,12 @@
+-- A node for test/web: the standard services and one that answers strangely.
+return {
+  paths = { "." },
+  services = {
+    { script = "auth" },
+    { script = "talkroom", options = { rate = 1000, burst = 1000 } },
+    { script = "lab" },
+    { script = "gateway", options = { listen = { {
+      kind = "websocket", port = env("GAME_PORT", 0), origins = { "*" },
+    } } } },
+  },
+}
