@@ -83,7 +83,11 @@ test("requests made before the connection wait for the login", async () => {
   assert.deepEqual(server.names(), ["protocol.hello", "auth.guest_login", "talkroom.exit"]);
   assert.equal(server.seen[1].body, "k".repeat(32));
   assert.deepEqual(client.hello.limits, LIMITS);
-  assert.equal(client.state, "ready");
+  assert.deepEqual([client.state, client.key], ["ready", "k".repeat(32)]);
+  const other = connect(server.url);
+  await other.login();
+  assert.match(other.key, /^[A-Za-z0-9]{32}$/);
+  assert.equal(server.seen.at(-1).body, other.key);
 });
 
 test("a request without a reply times out, and a late reply is nobody's", async () => {
@@ -369,6 +373,19 @@ test("a text message of the server ends the connection", async () => {
   server.sockets[0].send("hello");
   assert.deepEqual(await next(client, "close").then(({ reason, reconnect }) => [reason, reconnect]),
     ["malformed", false]);
+});
+
+test("a WebSocket that reports an error and no close counts as closed", async () => {
+  class Forgetful {
+    constructor() {
+      this.readyState = 0;
+      setTimeout(() => this.onerror({}));
+    }
+
+    close() { this.readyState = 3; }
+  }
+  const client = connect("ws://127.0.0.1:1/", { WebSocket: Forgetful, attempts: 1 });
+  await assert.rejects(client.login(), { code: "closed", reason: "unreachable" });
 });
 
 test("a listener that throws disturbs nothing, and one that is taken off hears nothing", async () => {

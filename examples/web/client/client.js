@@ -127,6 +127,7 @@ class Client {
   get state() { return this.#state; }
   get hello() { return this.#hello; }
   get profile() { return this.#profile; }
+  get key() { return (this.#login?.credentials ?? this.#credentials)?.key ?? null; }
   get closed() { return this.#closed; }
   get protocol() { return this.#protocol; }
 
@@ -342,7 +343,10 @@ class Client {
     socket.onopen = ifCurrent(() => this.#opened(socket));
     socket.onmessage = ifCurrent((event) => this.#received(event.data));
     socket.onclose = ifCurrent((event) => this.#finishSocket(event.code, event.reason, true));
-    socket.onerror = () => {}; // onclose follows
+    // onclose follows; some WebSockets forget it when they can't connect.
+    socket.onerror = () => setTimeout(ifCurrent(() => {
+      if (!this.#isOpen || socket.readyState === 3) this.#finishSocket(1006, "", true);
+    }));
     this.#timer = setTimeout(() => this.#drop("timeout", "not connected in time"),
       this.#options.connectTimeout);
   }

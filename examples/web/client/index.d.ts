@@ -188,6 +188,8 @@ export interface Client {
   readonly hello: Hello | null;
   /** Of the player who is logged in. */
   readonly profile: Profile | null;
+  /** Of the guest who is logged in, or logging in: keep it, it is who they are. */
+  readonly key: string | null;
   /** Why it is closed for good. */
   readonly closed: { reason: string; text: string } | null;
 
