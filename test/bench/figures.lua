@@ -9,6 +9,8 @@
 ---@field script string?
 ---@field program string? of the build
 ---@field command string?
+---@field loaded boolean? the script is a server that bench/load loads
+---@field reference string? a program of the build that is loaded in its place
 ---@field needs string? a program without which the job is left out
 ---@field threads integer?
 ---@field light boolean?
@@ -99,6 +101,40 @@ for _, size in ipairs(SIZES) do
   add("W3 batch of " .. size, "w3", 1, { MODE = "batch", N = size }, { N = few })
 end
 
+-- Servers under load: ours, and the same on plain asio with one thread.
+local function add_server(name, script, reference, env, smoke)
+  for _, kind in ipairs { "ours", "asio" } do
+    local settings, small = {}, {}
+    for key, value in pairs(env) do settings[key], small[key] = value, value end
+    for key, value in pairs(smoke) do small[key] = value end
+    settings.NAME = name .. (kind == "asio" and "_asio" or "")
+    small.NAME = settings.NAME
+    jobs[#jobs + 1] = {
+      name = ("%s %s"):format(name, kind), script = script, loaded = true, threads = 1,
+      reference = kind == "asio" and reference or nil, env = settings, smoke = small,
+    }
+  end
+end
+
+local CONNECTIONS = { 100, 2000, 10000 }
+for _, connections in ipairs(CONNECTIONS) do
+  for _, depth in ipairs { 1, 16 } do
+    add_server(("W5_d%d_%d"):format(depth, connections), "w5", "echo_asio",
+      { MODE = "echo", CONNECTIONS = connections, SIZE = 64, DEPTH = depth },
+      { CONNECTIONS = 10, SECONDS = 0.2 })
+  end
+end
+for _, connections in ipairs { 2000, 10000 } do
+  local few = { CONNECTIONS = 20, SECONDS = 0.2 }
+  add_server(("W6_window_%d"):format(connections), "w6", "echo_asio broadcast",
+    { MODE = "broadcast", CONNECTIONS = connections, SIZE = 100, WINDOW = 4 }, few)
+  add_server(("W6_rate_%d"):format(connections), "w6", "echo_asio broadcast",
+    { MODE = "broadcast", CONNECTIONS = connections, SIZE = 100, RATE = connections > 2000 and 10 or 50 },
+    few)
+end
+add_server("W7", "w5", "echo_asio", { MODE = "idle", CONNECTIONS = 10000, SIZE = 64 },
+  { CONNECTIONS = 50 })
+
 ---- rows ----
 
 -- Figures of isolated and light services whose results have the same names.
@@ -186,6 +222,40 @@ w8("W8 JSON, decode", "MB/s", "W8_cjson_dec_mb", {
   target = within_5_percent("plain_cjson_dec_mb"),
   reference = { "plain_cjson_dec_mb", "lua-cjson" },
 })
+
+-- A figure of a server, and how it compares with plain asio in the same run. `factor`: what it
+-- may cost in comparison.
+local function server(name, unit, result, options)
+  options.name, options.unit, options.isolated = name, unit, result
+  local asio = result:gsub("_(%a+)$", "_asio_%1")
+  if result:find "after_echo" then asio = "W7_asio_after_echo" end
+  options.reference = { asio, "asio" }
+  local factor = options.factor
+  if factor then
+    options.target = function(found) return found[asio] * factor end
+  end
+  figures[#figures + 1] = options
+end
+for _, connections in ipairs(CONNECTIONS) do
+  local many = ("%d conn."):format(connections)
+  local prefix = ("W5_d%%d_%d_"):format(connections)
+  server("W5 echo, depth 1, " .. many, "CPU s/1M", prefix:format(1) .. "cpu",
+    { lower = true, factor = 1.12 })
+  server("W5 ... rate", "messages/s", prefix:format(1) .. "rate", {})
+  server("W5 echo, depth 16, " .. many, "CPU s/1M", prefix:format(16) .. "cpu",
+    { lower = true, factor = 2 })
+  server("W5 ... rate", "messages/s", prefix:format(16) .. "rate",
+    connections == 100 and { target = 700e3 } or {})
+end
+for _, connections in ipairs { 2000, 10000 } do
+  local many = ("%d conn."):format(connections)
+  server("W6 broadcast, window 4, " .. many, "CPU s/1M", ("W6_window_%d_cpu"):format(connections),
+    { lower = true, target = 4.0 })
+  server(("W6 broadcast, %d/s, "):format(connections > 2000 and 10 or 50) .. many, "CPU s/1M",
+    ("W6_rate_%d_cpu"):format(connections), { lower = true, target = 9.0 })
+end
+server("W7 memory of an idle connection", "KiB", "W7_idle", { lower = true, target = 2 })
+server("W7 ... after an echo", "KiB", "W7_after_echo", { lower = true, target = 2 })
 
 ---- how cost grows ----
 

@@ -78,6 +78,8 @@ local function command_of(job)
   local program = job.command
   if job.script then program = "test/bench/launch " .. job.script end
   if job.program then program = build .. "/" .. job.program end
+  if job.reference then program = build .. "/bench/" .. job.reference end
+  if job.loaded then program = build .. "/bench/load " .. program end
   return ("env %s timeout -k 5 %d %s 2>&1"):format(environment(job), LIMIT, program)
 end
 
