@@ -128,9 +128,9 @@ for _, connections in ipairs { 2000, 10000 } do
   local few = { CONNECTIONS = 20, SECONDS = 0.2 }
   add_server(("W6_window_%d"):format(connections), "w6", "echo_asio broadcast",
     { MODE = "broadcast", CONNECTIONS = connections, SIZE = 100, WINDOW = 4 }, few)
+  local rate = connections > 2000 and 10 or 50
   add_server(("W6_rate_%d"):format(connections), "w6", "echo_asio broadcast",
-    { MODE = "broadcast", CONNECTIONS = connections, SIZE = 100, RATE = connections > 2000 and 10 or 50 },
-    few)
+    { MODE = "broadcast", CONNECTIONS = connections, SIZE = 100, RATE = rate }, few)
 end
 add_server("W7", "w5", "echo_asio", { MODE = "idle", CONNECTIONS = 10000, SIZE = 64 },
   { CONNECTIONS = 50 })
