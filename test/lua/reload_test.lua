@@ -379,6 +379,8 @@ test("a reload waits for the message that is being handled", function()
     return service]]
   with_service(text:format(1), function(service, rewrite)
     local answer, reloaded
+    -- The service of the round before is perhaps still being killed.
+    test.eventually(function() return not perilune.find "latch holds" end, 10000)
     local latch = perilune.spawn("services.worker", nil, { name = "latch" })
     perilune.fork(function() answer = perilune.call(service, "busy", "latch") end)
     test.eventually(function() return perilune.find "latch holds" end, 10000)
