@@ -366,8 +366,8 @@ void Enet::arm(Host& host) {
     const std::int64_t due = host.engine->next_due_ns();
     if (due >= host.timer_ns) return;
     if (host.timer) kernel_.cancel_timer(*timers_, host.timer);
-    host.timer_ns = due;
     host.timer = kernel_.add_timer(*timers_, host.id.value, due);
+    host.timer_ns = host.timer ? due : INT64_MAX;  // without one the next call asks again
 }
 
 // ---- ending ----
