@@ -195,12 +195,12 @@ void Kernel::post_again(MessagePtr messages) {
         if (registry_.alive(message->to)) {
             (void)post_control(std::move(message));
         } else {
-            refuse(std::move(message), CallOutcome::dead);
+            refuse(std::move(message), Outcome::dead);
         }
     }
 }
 
-void Kernel::refuse(MessagePtr message, CallOutcome outcome, std::string_view text) {
+void Kernel::refuse(MessagePtr message, Outcome outcome, std::string_view text) {
     if (is_control(message->kind) && on_control_dropped_) on_control_dropped_(*message);
     // Who sent it has made the receiver its monitor, which nobody else would end.
     if (message->kind == MessageKind::link) registry_.unmonitor(message->to, message->from);
@@ -220,8 +220,8 @@ void Kernel::refuse(MessagePtr message, CallOutcome outcome, std::string_view te
     answer(std::move(message), MessageKind::failure, outcome);
 }
 
-void Kernel::answer(MessagePtr message, MessageKind kind, CallOutcome outcome) {
-    if (outcome != CallOutcome::ok && outcome != CallOutcome::error) {
+void Kernel::answer(MessagePtr message, MessageKind kind, Outcome outcome) {
+    if (outcome != Outcome::ok && outcome != Outcome::error) {
         counters_.calls_failed.fetch_add(1, std::memory_order_relaxed);
     }
     std::swap(message->to, message->from);
@@ -257,7 +257,7 @@ bool Kernel::run_blocking(std::function<void(Message& done)> work, MessagePtr do
         },
         [this, holder] {
             (*holder)->drop_payload();
-            (*holder)->detail = static_cast<std::uint8_t>(CallOutcome::cancelled);
+            (*holder)->detail = static_cast<std::uint8_t>(Outcome::cancelled);
             (void)post(*holder);
         });
 }
@@ -318,10 +318,10 @@ void Kernel::bury(ActorCell* cell) {
     std::int64_t bytes = 0;
     while (MessagePtr message = cell->mailbox.pop()) {
         bytes += static_cast<std::int64_t>(message->weight());
-        refuse(std::move(message), CallOutcome::dead);
+        refuse(std::move(message), Outcome::dead);
     }
     while (MessagePtr message = cell->mailbox.pop_control()) {
-        refuse(std::move(message), CallOutcome::dead);
+        refuse(std::move(message), Outcome::dead);
     }
     cell->mailbox.settle();
     scheduler_->messages_taken(bytes);

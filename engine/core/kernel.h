@@ -111,9 +111,9 @@ class Kernel {
 
     // Turns a call into its failure and sends it back; a dead letter is counted where nobody
     // waits. `outcome` is not ok; a failure's payload is a text that says why, or empty.
-    void refuse(MessagePtr message, CallOutcome outcome, std::string_view text = {});
+    void refuse(MessagePtr message, Outcome outcome, std::string_view text = {});
     // Sends `message`, a call, back as its reply; its payload has been replaced.
-    void answer(MessagePtr message, MessageKind kind, CallOutcome outcome);
+    void answer(MessagePtr message, MessageKind kind, Outcome outcome);
 
     // --- time ---
 

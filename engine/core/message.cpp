@@ -6,15 +6,15 @@
 
 namespace perilune {
 
-const char* call_outcome_name(CallOutcome outcome) {
+const char* outcome_name(Outcome outcome) {
     switch (outcome) {
-        case CallOutcome::ok: return "ok";
-        case CallOutcome::error: return "error";
-        case CallOutcome::timeout: return "timeout";
-        case CallOutcome::dead: return "dead";
-        case CallOutcome::overloaded: return "overloaded";
-        case CallOutcome::link_lost: return "link_lost";
-        case CallOutcome::cancelled: return "cancelled";
+        case Outcome::ok: return "ok";
+        case Outcome::error: return "error";
+        case Outcome::timeout: return "timeout";
+        case Outcome::dead: return "dead";
+        case Outcome::overloaded: return "overloaded";
+        case Outcome::link_lost: return "link_lost";
+        case Outcome::cancelled: return "cancelled";
     }
     return "unknown";
 }

@@ -14,6 +14,7 @@
 #include "core/buffer.h"
 #include "core/ids.h"
 #include "core/payload.h"
+#include "perilune/call.h"
 
 namespace perilune {
 
@@ -21,7 +22,7 @@ enum class MessageKind : std::uint8_t {
     send,      // a command that nobody waits for
     call,      // a command whose caller waits: answered once by reply or failure
     reply,     // results of the call named by `session`
-    failure,   // the call named by `session` failed; `detail` is a CallOutcome
+    failure,   // the call named by `session` failed; `detail` is an Outcome
     timer,     // timer `session` of the receiver is due; `id` is its TimerId, `detail` 1: repeats
     socket,    // `detail` is a SocketEvent of connection `id`
     datagram,  // `detail` is a UdpEvent of socket or peer `id`
@@ -39,20 +40,6 @@ enum class MessageKind : std::uint8_t {
 };
 
 inline bool is_control(MessageKind kind) { return kind >= MessageKind::stop; }
-
-// How a call ends. The numbers are part of the format between nodes.
-enum class CallOutcome : std::uint8_t {
-    ok,
-    error,       // the receiver raised
-    timeout,     // no answer within the limit
-    dead,        // no such service, or it died before it answered
-    overloaded,  // the receiver's mailbox is full
-    link_lost,   // the link to the receiver's node broke
-    cancelled,   // the caller gave up, or its service is stopping
-};
-
-// The name of `outcome` as Lua and the logs spell it.
-const char* call_outcome_name(CallOutcome outcome);
 
 struct Message {
     static constexpr std::size_t kInlineSize = 136;

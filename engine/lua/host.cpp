@@ -389,7 +389,7 @@ void LuaHost::settle_claim(std::string_view name, Handle from, Handle started,
             continue;
         }
         MessagePtr message = make_message(MessageKind::failure, waiter, {}, session);
-        message->detail = static_cast<std::uint8_t>(CallOutcome::error);
+        message->detail = static_cast<std::uint8_t>(Outcome::error);
         PayloadWriter out = message->writer();
         wire::write_string(out, error);
         message->finish(out);

@@ -58,7 +58,7 @@ int push_refused(lua_State* L, int to, PostResult result) {
         const std::string name = "the service with the handle " + std::to_string(handle);
         text = dead ? name + " is dead or never was" : name + ": its mailbox is full";
     }
-    return push_failure(L, dead ? CallOutcome::dead : CallOutcome::overloaded, text);
+    return push_failure(L, dead ? Outcome::dead : Outcome::overloaded, text);
 }
 
 // send(to, command, ...) -> true | false, "dead"|"overloaded"

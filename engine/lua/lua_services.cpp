@@ -108,7 +108,7 @@ int service_spawn(lua_State* L) {
         const Result<Handle> handle = vm.host().spawn(request);
         if (!handle.ok()) {
             vm.drop_wait(session);
-            failure = push_failure(L, CallOutcome::error, handle.status().message());
+            failure = push_failure(L, Outcome::error, handle.status().message());
             lua_pushnil(L);
             lua_pushstring(L, status_code_name(handle.status().code()));
             failure += 2;
@@ -362,7 +362,7 @@ int service_inspect(lua_State* L) {
     MessagePtr message = make_message(MessageKind::inspect, to, task.service->handle, session);
     if (vm.kernel().post_control(std::move(message)) != PostResult::ok) {
         vm.drop_wait(session);
-        return push_failure(L, CallOutcome::dead, "the service is dead or never was");
+        return push_failure(L, Outcome::dead, "the service is dead or never was");
     }
     return lua_yield(L, 0);
 }

@@ -513,13 +513,13 @@ std::string error_text(lua_State* L, int index) {
     return std::string("(an error value of type ") + luaL_typename(L, index) + ")";
 }
 
-int push_failure_head(lua_State* L, CallOutcome outcome) {
+int push_failure_head(lua_State* L, Outcome outcome) {
     lua_pushlightuserdata(L, key_of(kFailureMark));
     lua_pushinteger(L, static_cast<int>(outcome));
     return 2;
 }
 
-int push_failure(lua_State* L, CallOutcome outcome, std::string_view text) {
+int push_failure(lua_State* L, Outcome outcome, std::string_view text) {
     push_failure_head(L, outcome);
     lua_pushlstring(L, text.data(), text.size());
     return 3;
@@ -527,15 +527,15 @@ int push_failure(lua_State* L, CallOutcome outcome, std::string_view text) {
 
 int finish_call(lua_State* L) {
     if (lua_touserdata(L, 1) != key_of(kFailureMark)) return lua_gettop(L);
-    const auto outcome = static_cast<CallOutcome>(lua_tointeger(L, 2));
+    const auto outcome = static_cast<Outcome>(lua_tointeger(L, 2));
     lua_settop(L, 5);
     lua_createtable(L, 0, 4);
-    lua_pushstring(L, call_outcome_name(outcome));
+    lua_pushstring(L, outcome_name(outcome));
     lua_setfield(L, -2, "code");
     if (lua_isstring(L, 3) && lua_objlen(L, 3) > 0) {
         lua_pushvalue(L, 3);
     } else {
-        lua_pushfstring(L, "the call ended as %s", call_outcome_name(outcome));
+        lua_pushfstring(L, "the call ended as %s", outcome_name(outcome));
     }
     lua_setfield(L, -2, "message");
     lua_pushvalue(L, 4);

@@ -38,9 +38,9 @@ std::string error_text(lua_State* L, int index);
 // --- failed calls, as core.finish takes them ---
 
 // Pushes the mark and the outcome; a text, a traceback and a value may follow. Returns 2.
-int push_failure_head(lua_State* L, CallOutcome outcome);
+int push_failure_head(lua_State* L, Outcome outcome);
 // Pushes the mark, the outcome and `text`. Returns 3.
-int push_failure(lua_State* L, CallOutcome outcome, std::string_view text);
+int push_failure(lua_State* L, Outcome outcome, std::string_view text);
 // If the arguments are a failure, raises it as a perilune.CallError; else returns all of them.
 int finish_call(lua_State* L);
 

@@ -113,7 +113,7 @@ void Vm::receive(MessagePtr message) {
             const std::string_view usual = message->kind == MessageKind::kill ? "kill" : "stop";
             end_unstarted(message->to, message->size == 0 ? usual : message->payload());
         }
-        kernel().refuse(std::move(message), CallOutcome::dead);
+        kernel().refuse(std::move(message), Outcome::dead);
     }
     if (!ready_.empty()) run_ready();
     if ((interrupt_level_ | over_limit_) != 0) settle_hook();
@@ -125,7 +125,7 @@ void Vm::own_message(MessagePtr message) {
     if (message->kind == MessageKind::ready) {
         tell_next_ended();
     } else if (message->kind != MessageKind::timer) {
-        kernel().refuse(std::move(message), CallOutcome::dead);  // it is no service
+        kernel().refuse(std::move(message), Outcome::dead);  // it is no service
     } else if (message->session == kLimitsSession) {
         check_limits();
     } else if (message->session == kIdleSession) {
@@ -176,11 +176,11 @@ void Vm::dispatch(Service& service, MessagePtr message) {
             PayloadWriter out = message->writer();
             (void)encode(stats(service), out);
             message->finish(out);
-            kernel().answer(std::move(message), MessageKind::reply, CallOutcome::ok);
+            kernel().answer(std::move(message), MessageKind::reply, Outcome::ok);
             break;
         }
         case MessageKind::shrink: shrink(); break;
-        case MessageKind::start: kernel().refuse(std::move(message), CallOutcome::dead); break;
+        case MessageKind::start: kernel().refuse(std::move(message), Outcome::dead); break;
     }
 }
 
@@ -194,7 +194,7 @@ void Vm::hold(Service& service, MessagePtr message) {
     if (service.held->size() >= (own != 0 ? own : options.mailbox_messages) ||
         bytes > options.mailbox_bytes) {
         kernel().counters().refused_overloaded.fetch_add(1, std::memory_order_relaxed);
-        kernel().refuse(std::move(message), CallOutcome::overloaded);
+        kernel().refuse(std::move(message), Outcome::overloaded);
         return;
     }
     service.held_bytes = bytes;
@@ -396,19 +396,19 @@ void Vm::finish_wait(Service& service, MessagePtr message) {
     std::string error;
     if (message->kind != MessageKind::failure) {
         if (!unpack_onto(co, message->data(), message->size, &count, &error)) {
-            count = push_failure(co, CallOutcome::error, "the reply can't be read: " + error);
+            count = push_failure(co, Outcome::error, "the reply can't be read: " + error);
         }
-    } else if (static_cast<CallOutcome>(message->detail) == CallOutcome::error) {
+    } else if (static_cast<Outcome>(message->detail) == Outcome::error) {
         lua_checkstack(co, 8);
-        count = push_failure_head(co, CallOutcome::error);
+        count = push_failure_head(co, Outcome::error);
         if (!unpack_onto(co, message->data(), message->size, &count, &error)) {
             lua_pushlstring(co, error.data(), error.size());
             ++count;
         }
     } else {
-        const auto outcome = static_cast<CallOutcome>(message->detail);
+        const auto outcome = static_cast<Outcome>(message->detail);
         std::string text(message->payload());
-        if (text.empty() && outcome == CallOutcome::dead) {
+        if (text.empty() && outcome == Outcome::dead) {
             text = "the service with the handle " + std::to_string(target.value) +
                    " died before it answered";
         }
@@ -460,13 +460,13 @@ void Vm::reply(MessagePtr request, lua_State* L, int first) {
         return;
     }
     request->finish(out);
-    kernel().answer(std::move(request), MessageKind::reply, CallOutcome::ok);
+    kernel().answer(std::move(request), MessageKind::reply, Outcome::ok);
 }
 
 void Vm::reply_error(MessagePtr request, std::string_view text) {
     if (request == nullptr || request->session == 0) return;
     write_failure(*request, text, {}, nullptr, 0);
-    kernel().answer(std::move(request), MessageKind::failure, CallOutcome::error);
+    kernel().answer(std::move(request), MessageKind::failure, Outcome::error);
 }
 
 void Vm::write_failure(Message& message, std::string_view text, std::string_view traceback,

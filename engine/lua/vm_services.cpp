@@ -36,7 +36,7 @@ void Vm::start_service(MessagePtr message) {
     const Handle handle = message->to;
     Registry::Slot* slot = kernel().registry().find(handle);
     if (slot == nullptr || slot->cell.load() != cell_) {
-        kernel().refuse(std::move(message), CallOutcome::dead);
+        kernel().refuse(std::move(message), Outcome::dead);
         return;
     }
     if (L_ == nullptr) open_state();
@@ -190,7 +190,7 @@ void Vm::started(Service& service) {
         PayloadWriter out = request->writer();
         wire::write_number(out, static_cast<double>(service.handle.value));
         request->finish(out);
-        kernel().answer(std::move(request), MessageKind::reply, CallOutcome::ok);
+        kernel().answer(std::move(request), MessageKind::reply, Outcome::ok);
     }
     const std::unique_ptr<std::vector<MessagePtr>> held = std::move(service.held);
     if (held == nullptr) return;
@@ -198,7 +198,7 @@ void Vm::started(Service& service) {
     for (MessagePtr& message : *held) {
         Service* still = find_service(handle);
         if (still == nullptr || still->state == Service::State::dead) {
-            kernel().refuse(std::move(message), CallOutcome::dead);
+            kernel().refuse(std::move(message), Outcome::dead);
         } else {
             run_command(*still, std::move(message));
         }
@@ -280,7 +280,7 @@ void Vm::end_service(Service& service, std::string_view why) {
     while (service.tasks != nullptr) {
         Task* task = service.tasks;
         if (task->request != nullptr) {
-            kernel().refuse(std::move(task->request), CallOutcome::dead, died);
+            kernel().refuse(std::move(task->request), Outcome::dead, died);
         }
         if (task->wait != 0) {
             free_wait(task->wait);
@@ -291,16 +291,16 @@ void Vm::end_service(Service& service, std::string_view why) {
     }
     if (service.deferred != nullptr) {
         for (auto& [number, request] : *service.deferred) {
-            kernel().refuse(std::move(request), CallOutcome::dead, died);
+            kernel().refuse(std::move(request), Outcome::dead, died);
         }
         service.deferred->clear();
     }
     if (service.start_request != nullptr) {
-        kernel().refuse(std::move(service.start_request), CallOutcome::dead, reason);
+        kernel().refuse(std::move(service.start_request), Outcome::dead, reason);
     }
     if (service.held != nullptr) {
         for (MessagePtr& message : *service.held) {
-            kernel().refuse(std::move(message), CallOutcome::dead, died);
+            kernel().refuse(std::move(message), Outcome::dead, died);
         }
         service.held.reset();
     }
@@ -320,7 +320,7 @@ void Vm::end_service(Service& service, std::string_view why) {
             PayloadWriter out = request->writer();
             wire::write_boolean(out, true);
             request->finish(out);
-            kernel().answer(std::move(request), MessageKind::reply, CallOutcome::ok);
+            kernel().answer(std::move(request), MessageKind::reply, Outcome::ok);
         }
     }
     for (const int reference :

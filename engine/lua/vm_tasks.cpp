@@ -185,7 +185,7 @@ void Vm::fail_task(Task* task, Ending ending) {
     MessagePtr request = std::move(task->request);
     if (request != nullptr) {
         write_failure(*request, text, traceback, value_index == 0 ? nullptr : co, value_index);
-        kernel().answer(std::move(request), MessageKind::failure, CallOutcome::error);
+        kernel().answer(std::move(request), MessageKind::failure, Outcome::error);
     }
     const Purpose purpose = task->purpose;
     // What remains of it is garbage, whatever state it is in.
@@ -207,7 +207,7 @@ void Vm::fail_task(Task* task, Ending ending) {
     }
     // When the spawner hears of it, the service never was.
     if (start_request != nullptr && start_request->session != 0) {
-        kernel().answer(std::move(start_request), MessageKind::failure, CallOutcome::error);
+        kernel().answer(std::move(start_request), MessageKind::failure, Outcome::error);
     }
 }
 
@@ -468,7 +468,7 @@ void Vm::check_limits() {
             free_wait(index);
             task->wait = 0;
             kernel().counters().calls_failed.fetch_add(1, std::memory_order_relaxed);
-            const int count = push_failure(task->thread, CallOutcome::timeout,
+            const int count = push_failure(task->thread, Outcome::timeout,
                                            "no reply within " + std::to_string(limit_ms) + " ms");
             task->ready = true;
             ready_.emplace_back(task, count);

@@ -137,29 +137,29 @@ Network::Taken Network::take_frame(Connection& c, std::string_view& input) {
 
 // The same of a WebSocket; what is between its ends alone is answered here.
 Network::Taken Network::take_message(Connection& c, std::string_view& input) {
-    using Outcome = WebSocketDecoder::Outcome;
+    using Found = WebSocketDecoder::Outcome;
     Frame frame;
-    const Outcome outcome = c.websocket->next(input, c.max_frame.load(), frame);
+    const Found outcome = c.websocket->next(input, c.max_frame.load(), frame);
     switch (outcome) {
-        case Outcome::more: return Taken::nothing;
-        case Outcome::binary:
-        case Outcome::text:
-            return post_frame(c, outcome == Outcome::text ? SocketEvent::text : SocketEvent::data,
+        case Found::more: return Taken::nothing;
+        case Found::binary:
+        case Found::text:
+            return post_frame(c, outcome == Found::text ? SocketEvent::text : SocketEvent::data,
                               frame)
                        ? Taken::frame
                        : Taken::gone;
-        case Outcome::pong: return Taken::frame;
-        case Outcome::ping: answer_ping(c, frame.bytes); return Taken::frame;
-        case Outcome::close:
+        case Found::pong: return Taken::frame;
+        case Found::ping: answer_ping(c, frame.bytes); return Taken::frame;
+        case Found::close:
             end_messages(c, SocketEvent::peer_closes, c.websocket->close_code(), frame.bytes);
             return Taken::nothing;
         default: break;
     }
-    const char reason = static_cast<char>(outcome == Outcome::too_large ? CloseReason::too_large
-                                                                        : CloseReason::malformed);
-    const std::uint16_t code = outcome == Outcome::too_large   ? WebSocketCode::kTooLarge
-                               : outcome == Outcome::malformed ? WebSocketCode::kProtocolError
-                                                               : WebSocketCode::kInvalidText;
+    const char reason = static_cast<char>(outcome == Found::too_large ? CloseReason::too_large
+                                                                      : CloseReason::malformed);
+    const std::uint16_t code = outcome == Found::too_large   ? WebSocketCode::kTooLarge
+                               : outcome == Found::malformed ? WebSocketCode::kProtocolError
+                                                             : WebSocketCode::kInvalidText;
     end_messages(c, SocketEvent::refused, code, {&reason, 1});
     return Taken::nothing;
 }

@@ -6,18 +6,6 @@
 
 namespace perilune {
 
-static_assert(static_cast<int>(Outcome::ok) == static_cast<int>(CallOutcome::ok));
-static_assert(static_cast<int>(Outcome::error) == static_cast<int>(CallOutcome::error));
-static_assert(static_cast<int>(Outcome::timeout) == static_cast<int>(CallOutcome::timeout));
-static_assert(static_cast<int>(Outcome::dead) == static_cast<int>(CallOutcome::dead));
-static_assert(static_cast<int>(Outcome::overloaded) == static_cast<int>(CallOutcome::overloaded));
-static_assert(static_cast<int>(Outcome::link_lost) == static_cast<int>(CallOutcome::link_lost));
-static_assert(static_cast<int>(Outcome::cancelled) == static_cast<int>(CallOutcome::cancelled));
-
-const char* outcome_name(Outcome outcome) {
-    return call_outcome_name(static_cast<CallOutcome>(outcome));
-}
-
 const Value& CallResult::value(std::size_t number) const {
     static const Value kNil;
     return number >= 1 && number <= values.size() ? values[number - 1] : kNil;
@@ -95,7 +83,7 @@ void answer_error(Kernel& kernel, MessagePtr request, std::string_view text) {
     wire::write_tag(out, wire::kNil);  // no traceback
     wire::write_string(out, text.substr(0, kMaxText));
     request->finish(out);
-    kernel.answer(std::move(request), MessageKind::failure, CallOutcome::error);
+    kernel.answer(std::move(request), MessageKind::failure, Outcome::error);
 }
 
 void answer_values(Kernel& kernel, MessagePtr request, const Values& values) {
@@ -106,7 +94,7 @@ void answer_values(Kernel& kernel, MessagePtr request, const Values& values) {
         return;
     }
     request->finish(out);
-    kernel.answer(std::move(request), MessageKind::reply, CallOutcome::ok);
+    kernel.answer(std::move(request), MessageKind::reply, Outcome::ok);
 }
 
 }  // namespace perilune

@@ -169,7 +169,7 @@ std::string NativeActor::guarded(const char* what, Function body) {
 
 void NativeActor::receive(MessagePtr message) {
     if (message->to != handle_ || state_ == State::dead) {
-        kernel().refuse(std::move(message), CallOutcome::dead);
+        kernel().refuse(std::move(message), Outcome::dead);
         return;
     }
     switch (message->kind) {
@@ -233,7 +233,7 @@ void NativeActor::start(MessagePtr message) {
     answer_values(kernel(), std::move(message), {Value(handle_.value)});
     for (MessagePtr& held : std::exchange(held_, {})) {
         if (state_ == State::dead) {
-            kernel().refuse(std::move(held), CallOutcome::dead);
+            kernel().refuse(std::move(held), Outcome::dead);
         } else {
             command(std::move(held));
         }
@@ -425,7 +425,7 @@ void NativeActor::end(std::string_view reason, bool orderly) {
                       [&] { done(failed_call(Outcome::cancelled, "the service has ended")); });
     }
     for (MessagePtr& held : std::exchange(held_, {})) {
-        kernel().refuse(std::move(held), CallOutcome::dead);
+        kernel().refuse(std::move(held), Outcome::dead);
     }
     cell_->finished = true;
 }

@@ -122,7 +122,7 @@ TEST_F(KernelTest, CallsThatWaitForAServiceThatDiesAreAnsweredDead) {
     std::atomic<int> dead{0};
     const Made caller = add([&](MessagePtr message) {
         if (message->kind == MessageKind::failure &&
-            message->detail == static_cast<std::uint8_t>(CallOutcome::dead)) {
+            message->detail == static_cast<std::uint8_t>(Outcome::dead)) {
             ++dead;
         }
     });
@@ -131,7 +131,7 @@ TEST_F(KernelTest, CallsThatWaitForAServiceThatDiesAreAnsweredDead) {
         // The first message ends it; the others are still in its mailbox.
         (void)kernel->remove_service(callee.handle);
         callee.cell->finished = true;
-        kernel->refuse(std::move(message), CallOutcome::dead);
+        kernel->refuse(std::move(message), Outcome::dead);
     };
     for (int i = 1; i <= 20; ++i) {
         ASSERT_EQ(send(callee.handle, i, caller.handle, MessageKind::call), PostResult::ok);

@@ -39,7 +39,7 @@ enum class Outcome : std::uint8_t {
     dead,        // no such service, or it died before it answered
     overloaded,  // the receiver's mailbox is full
     link_lost,   // the link to the receiver's node broke
-    cancelled,   // the node stopped first, or the call could not be made here
+    cancelled,   // the caller gave up or is stopping, or the call could not be made here
 };
 
 // The name of `outcome` as Lua and the logs spell it.
