@@ -48,7 +48,7 @@ void Poller::wait(std::int64_t deadline_ns) {
     state.context.poll();
 }
 
-bool Poller::poll() { return state_->context.poll() != 0; }
+void Poller::poll() { state_->context.poll(); }
 
 void Poller::wake() {
     State& state = *state_;

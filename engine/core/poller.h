@@ -27,8 +27,8 @@ class Poller {
     // wake() was called; then handles all that is ready. INT64_MAX: no deadline.
     void wait(std::int64_t deadline_ns);
 
-    // Handles all that is ready now. True when there was something.
-    bool poll();
+    // Handles all that is ready now.
+    void poll();
 
     // Makes a wait() return that blocks now or is about to. Any thread.
     void wake();

@@ -576,12 +576,6 @@ Result<Address> Network::local(ConnectionId id) {
     return transport_->local_address(c->descriptor);
 }
 
-Result<Handle> Network::owner_of(ConnectionId id) {
-    const Locked c = find(id);
-    if (!c) return dead_connection();
-    return c->owner;
-}
-
 Result<FramingKind> Network::framing(ConnectionId id) {
     const Locked c = find(id);
     if (!c) return dead_connection();

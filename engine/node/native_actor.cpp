@@ -260,7 +260,6 @@ void NativeActor::command(MessagePtr message) {
     }
     const bool is_call = message->kind == MessageKind::call;
     Request request(*this, command, std::move(arguments.value()), message->from.value, is_call);
-    sender_ = message->from;
     if (is_call) request_ = std::move(message);
     Result<Values> results = Values();
     const std::string what = "command " + std::string(request.command().substr(0, 64));

@@ -127,7 +127,6 @@ class NativeActor final : public Actor {
     Value options_;
     std::vector<MessagePtr> held_;  // that came before on_start
     MessagePtr request_;            // the call being handled; null: nobody waits
-    Handle sender_;
     std::string exit_reason_;
     std::uint64_t next_session_ = 1;
     std::unordered_map<std::uint64_t, OpenCall> calls_;
