@@ -1,7 +1,7 @@
 // Cycles: the cheapest clock there is, for measuring how long a turn has run.
 //
 // Purpose:   10 ns a reading, where a clock of the system costs 26 (measured); it is compared
-//            with spans that CycleScale converts once.
+//            with spans that cycles_per_ms() converts once.
 // Threads:   any. Readings of different cores agree to well under a microsecond on processors
 //            with an invariant counter, which all that run x86-64 servers today have.
 #pragma once
@@ -27,7 +27,7 @@ inline std::uint64_t cycles_now() {
 #endif
 }
 
-// How many cycles make a millisecond, measured over `sample_ms` of real time once a process.
+// How many cycles make a millisecond, measured once a process, in a few ms of real time.
 std::uint64_t cycles_per_ms();
 
 }  // namespace perilune

@@ -6,8 +6,7 @@
 // Ownership: owns all parts below it. The environment (clock, random, log) is lent by the
 //            node and outlives the kernel.
 //
-// Lock order: a thread that holds one of these locks takes only locks further down:
-//   connection -> registry (names, monitors, free) -> timer wheel -> run queue -> message store
+// Which lock may be taken while another is held: "Locks" in ARCHITECTURE.md.
 #pragma once
 
 #include <atomic>

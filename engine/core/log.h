@@ -132,6 +132,7 @@ class Log {
     // At most as often as `limit` allows; says how many it held back.
     void limited(RateLimit& limit, LogLevel level, const char* service, const char* format, ...)
         __attribute__((format(printf, 5, 6)));
+    // What the functions above do, for functions that have their arguments as these do.
     void print(LogLevel level, const char* service, const char* format, std::va_list arguments);
 
     // Waits until what was queued before the call is written, at most `limit_ns`. False when

@@ -10,10 +10,10 @@
 // The list is Treiber's stack; the reader takes all of it at once and reverses it, so the
 // order of each sender is kept. The head says at the same time whether the actor has to be
 // scheduled:
-//   kIdle       nothing waits and the actor is in no queue: who replaces it must schedule it
-//   nullptr     nothing waits, the actor runs or will
+//   idle mark   nothing waits and the actor is in no queue: who replaces it must schedule it
+//   null        nothing waits, the actor runs or will
 //   a message   the newest of those that wait
-//   kClosed     the actor is dead: push() refuses
+//   closed mark the actor is dead: push() refuses
 #pragma once
 
 #include <atomic>

@@ -3,8 +3,8 @@
 // Purpose:   one block of three cache lines; a small payload lives in it, a large one in a
 //            counted buffer that several messages may share.
 // Threads:   a message belongs to one owner at a time and is handed over whole.
-// Ownership: MessagePtr owns; a mailbox owns what is in it. create() and the deleter use a
-//            cache of the calling thread, which trades batches with a shared store.
+// Ownership: MessagePtr owns; a mailbox owns what is in it. make_message() and the deleter
+//            use a cache of the calling thread, which trades batches with a shared store.
 #pragma once
 
 #include <cstdint>

@@ -181,7 +181,7 @@ bool WorkScheduler::message_posted(std::int64_t bytes, bool bounded) {
     Worker* worker = current();
     charge(worker, bytes);
     // A long dispatch that only sends: its consumer should begin elsewhere.
-    if (worker != nullptr && ++worker->posted_in_dispatch == kNextGiveaway &&
+    if (worker != nullptr && ++worker->posted_in_turn == kNextGiveaway &&
         (parked_count_.load() != 0 || poller_sleeps_.load())) {
         if (ActorCell* next = worker->next.exchange(nullptr)) {
             worker->queue.push(next);
@@ -260,7 +260,7 @@ ActorCell* WorkScheduler::steal(Worker& worker) {
 
 void WorkScheduler::run_one(Worker& worker, ActorCell* cell) {
     worker.running.store(cell, std::memory_order_relaxed);
-    worker.posted_in_dispatch = 0;
+    worker.posted_in_turn = 0;
     Kernel::TurnStats stats;
     const Kernel::TurnEnd end = kernel_.run_turn(cell, cycles_now(), worker.serial, stats);
     worker.running.store(nullptr, std::memory_order_relaxed);

@@ -56,8 +56,8 @@ struct Worker {
 
     // This worker's thread only.
     StackThread thread;
-    int next_streak = 0;         // how often in a row the next slot was taken
-    int posted_in_dispatch = 0;  // see WorkScheduler::message_posted
+    int next_streak = 0;     // how often in a row the next slot was taken
+    int posted_in_turn = 0;  // see WorkScheduler::message_posted
     std::uint32_t ticks = 0;
     std::uint32_t steal_from = 0;
     std::int64_t mailbox_charge = 0;  // bytes not yet told to the node's total

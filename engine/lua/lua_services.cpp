@@ -283,7 +283,7 @@ int service_settle(lua_State* L) {
     return 0;
 }
 
-// core_reload(name) -> services, problems; each service answers by waking `token`
+// core_reload(name) -> services, problems; comes back when each service has answered
 int service_reload(lua_State* L) {
     const std::string_view name =
         lua_isnoneornil(L, 1) ? std::string_view() : check_text(L, "perilune.reload", 1);

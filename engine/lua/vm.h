@@ -122,8 +122,7 @@ class Vm final : public Actor {
     // absolute index. `shared`: the VM keeps the prototypes for the next instance.
     Status push_script(lua_State* L, const std::shared_ptr<const Script>& script, int environment,
                        bool shared);
-    // require(name), as the running service would.
-    // Pushes it, or why it can't be had, and returns false.
+    // Pushes what require(name) gives the running service. False: pushes why it can't be had.
     bool push_library(lua_State* L, const char* name);
 
     // True when what a task runs is nested so deep in C that there may be no room for more.

@@ -8,7 +8,7 @@
 //
 // Threads:   all functions, any thread, unless they say otherwise.
 // Ownership: owns the sockets, each of which dies with its owner.
-// Lock order: socket -> {owned, pool} -> the kernel's locks.
+// Locks:     their order is in ARCHITECTURE.md.
 #pragma once
 
 #include <memory>

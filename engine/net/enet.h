@@ -10,7 +10,7 @@
 // Ownership: owns hosts and peers. A listener and its peers die with their owner; peers outlive
 //            the listener that accepted them. Hosts and peers are pooled and never freed while
 //            this lives: a stale pointer meets another id.
-// Lock order: host -> {owned, pool, id tables} -> the kernel's locks.
+// Locks:     their order is in ARCHITECTURE.md.
 #pragma once
 
 #include <atomic>

@@ -12,8 +12,7 @@
 // Threads:   all functions, any thread, unless they say otherwise.
 // Ownership: owns connections, listeners, groups and the transport. Made before the kernel
 //            starts, destroyed after it has stopped and before it is destroyed.
-// Lock order: group -> connection -> {owners, deadlines, drains, pool, listeners} -> the
-//            kernel's locks.
+// Locks:     their order is in ARCHITECTURE.md.
 // TLS:       between the queue of what was written and the socket; what is read is decrypted at
 //            once, so that all else sees plain text.
 #pragma once

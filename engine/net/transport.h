@@ -54,11 +54,17 @@ class Transport {
     // 0 when it is connected, or -errno.
     virtual int connect_result(int descriptor) = 0;
 
+    // From now on the handler is called with `token` when something becomes ready (edge
+    // triggered). 0 or -errno.
     virtual int watch(int descriptor, std::uint64_t token) = 0;
+    // Whether small writes leave at once instead of waiting for more.
     virtual void set_no_delay(int descriptor, bool on) = 0;
-    virtual ssize_t receive(int descriptor, char* data, std::size_t size) = 0;  // 0: the end
+    // Bytes read or sent, perhaps fewer than wanted; -EAGAIN: watch() tells when it is worth trying
+    // again. 0 bytes read: the end.
+    virtual ssize_t receive(int descriptor, char* data, std::size_t size) = 0;
     virtual ssize_t send(int descriptor, const iovec* pieces, int count) = 0;
     virtual void end_sending(int descriptor) = 0;  // the peer reads what was sent, then the end
+    // `reset`: what is not yet sent is dropped, and the peer hears of an error.
     virtual void close(int descriptor, bool reset) = 0;
 
     virtual Address local_address(int descriptor) = 0;

@@ -132,7 +132,7 @@ function perilune.yield() end
 ---@return integer timer for cancel
 function perilune.timeout(ms, command, ...) end
 
----Calls something each `ms`.
+---Calls something each `ms`. What is due while the call before still waits for its turn is skipped.
 ---@param ms integer at least 1
 ---@param command string|fun(...: any)
 ---@param ... any

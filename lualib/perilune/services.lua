@@ -43,8 +43,8 @@ function services.unique(name, script, options, spawn_options)
   return result
 end
 
----Asks a service to end: its on_stop runs first, within `stop_limit_ms` of config.lua. Returns
----when it is dead.
+---Asks a service to end: its on_stop runs first, for 10 s at most, or `stop_limit_ms` of config.lua
+---where that is less. Returns when it is dead.
 ---@async
 ---@param to integer|string
 ---@return boolean stopped false when it was dead already

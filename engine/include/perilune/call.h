@@ -31,7 +31,8 @@ class Receiver {
     std::string_view name_;
 };
 
-// How a call ends; each ends once, in one of these.
+// How a call ends; each ends once, in one of these. The numbers are part of the format between
+// nodes.
 enum class Outcome : std::uint8_t {
     ok,          // it returned
     error,       // the receiver raised

@@ -85,7 +85,8 @@ class Node {
     // looking for a host name) is left behind then, and stop() may be called again to wait for it.
     bool stop(int limit_ms = -1);
 
-    // Waits until the node has stopped; `limit_ms` below 0: for ever. True when it has.
+    // Waits until the node has stopped; `limit_ms` 0: only asks, below 0: for ever. True when it
+    // has.
     bool wait(int limit_ms = -1);
 
     bool running() const;
@@ -93,7 +94,7 @@ class Node {
     // --- services and messages ---
 
     // Starts a service and waits until its on_start has returned. `name`: "" for none.
-    // `limit_ms` below 0: start_limit_ms of the config.
+    // `limit_ms` 0: no limit; below 0: start_limit_ms of the config.
     // Errors: not_found (script), exists (name), invalid (it doesn't parse), unavailable (its
     // on_start failed, with its text; or the node doesn't run), timeout.
     Result<std::uint64_t> spawn(const std::string& script, const Value& options = {},
@@ -102,7 +103,7 @@ class Node {
     Result<std::uint64_t> spawn(const ServiceConfig& service, int limit_ms = -1);
 
     // Asks a service to end, on_stop first, and waits until it is dead. False when it was dead
-    // already, or still isn't after `limit_ms`.
+    // already, or still isn't after `limit_ms`; 0: no limit.
     bool stop_service(const Receiver& service, int limit_ms = 10'000);
 
     // The service of that name, or 0.
