@@ -93,7 +93,7 @@ int dns_resolve(lua_State* L) {
     Vm& vm = Vm::of(L);
     Task& task = vm.yieldable_task(L, kFunction);
     const std::uint64_t session =
-        vm.begin_wait(task, WaitKind::call, static_cast<std::int64_t>(ms));
+        vm.begin_wait(task, WaitKind::call, {}, static_cast<std::int64_t>(ms));
     if (session == 0 || !submit(vm, name, task.service->handle, session)) {
         if (session != 0) vm.drop_wait(session);
         lua_pushliteral(L, "overloaded");

@@ -80,7 +80,7 @@ int call_with_limit(lua_State* L, Vm& vm, const char* function, int to_index,
     Task& task = vm.yieldable_task(L, function);
     MessagePtr message = make_message(MessageKind::call, to, task.service->handle, 0);
     pack_command(L, to_index + 1, message, function);
-    message->session = vm.begin_wait(task, WaitKind::call, limit_ms);
+    message->session = vm.begin_wait(task, WaitKind::call, to, limit_ms);
     PostResult result = PostResult::overloaded;
     if (message->session != 0) {
         const std::uint64_t session = message->session;

@@ -102,7 +102,7 @@ int service_spawn(lua_State* L) {
         if (packed.ok() && request.monitor) packed = vm.check_monitors(*task.service);
         if (!packed.ok()) return misuse(L, "perilune.spawn: %s", packed.message());
         request.options.assign(out.data(), out.size());
-        session = vm.begin_wait(task, WaitKind::call, 0);
+        session = vm.begin_wait(task, WaitKind::call, {}, 0);
         if (session == 0) return misuse(L, "over a million tasks wait here");
         request.session = session;
         const Result<Handle> handle = vm.host().spawn(request);
@@ -129,7 +129,7 @@ int service_stop(lua_State* L) {
         return misuse(L, "perilune.stop: a service ends itself with perilune.exit");
     }
     const std::uint64_t session =
-        vm.begin_wait(task, WaitKind::call, vm.host().options().stop_limit_ms + 5000);
+        vm.begin_wait(task, WaitKind::call, to, vm.host().options().stop_limit_ms + 5000);
     if (session == 0 || !vm.host().stop(to, task.service->handle, session, reason)) {
         if (session != 0) vm.drop_wait(session);
         lua_pushboolean(L, 0);
@@ -257,7 +257,7 @@ int service_claim(lua_State* L) {
     const std::string_view name = check_text(L, "perilune.unique", 1);
     Vm& vm = Vm::of(L);
     Task& task = vm.yieldable_task(L, "perilune.unique");
-    const std::uint64_t session = vm.begin_wait(task, WaitKind::call, 0);
+    const std::uint64_t session = vm.begin_wait(task, WaitKind::call, {}, 0);
     if (session == 0) return misuse(L, "over a million tasks wait here");
     Handle existing;
     switch (vm.host().claim(name, task.service->handle, session, &existing)) {
@@ -289,7 +289,7 @@ int service_reload(lua_State* L) {
         lua_isnoneornil(L, 1) ? std::string_view() : check_text(L, "perilune.reload", 1);
     Vm& vm = Vm::of(L);
     Task& task = vm.yieldable_task(L, "perilune.reload");
-    const std::uint64_t session = vm.begin_wait(task, WaitKind::call, 0);
+    const std::uint64_t session = vm.begin_wait(task, WaitKind::call, {}, 0);
     if (session == 0) return misuse(L, "over a million tasks wait here");
     if (!vm.host().reload(name, task.service->handle, session)) {
         vm.drop_wait(session);
@@ -357,7 +357,7 @@ int service_inspect(lua_State* L) {
     Vm& vm = Vm::of(L);
     const Handle to = check_address(L, 1, "perilune.stats");
     Task& task = vm.yieldable_task(L, "perilune.stats");
-    const std::uint64_t session = vm.begin_wait(task, WaitKind::call, 5000);
+    const std::uint64_t session = vm.begin_wait(task, WaitKind::call, to, 5000);
     if (session == 0) return misuse(L, "over a million tasks wait here");
     MessagePtr message = make_message(MessageKind::inspect, to, task.service->handle, session);
     if (vm.kernel().post_control(std::move(message)) != PostResult::ok) {

@@ -59,6 +59,7 @@ struct Wait {
     WaitKind kind = WaitKind::free;
     Task* task = nullptr;  // null: a token that nobody waits on yet
     Service* service = nullptr;
+    Handle target;  // whom a call went to
     TimerId timer;
     std::int64_t deadline_ns = 0;  // of a call with a limit
     std::uint32_t list = 0;        // the limit's list, 0 if none

@@ -66,7 +66,7 @@ class Vm final : public Actor {
     Task* current() { return current_; }
 
     // A session for `task`, which is about to yield. `limit_ms` 0: none; only for calls.
-    std::uint64_t begin_wait(Task& task, WaitKind kind, std::int64_t limit_ms);
+    std::uint64_t begin_wait(Task& task, WaitKind kind, Handle target, std::int64_t limit_ms);
     // The same for a pause of `ms`, which a timer ends. False: too many wait already.
     bool begin_sleep(Task& task, std::int64_t ms);
     // Takes a wait back that is not to be.

@@ -300,13 +300,14 @@ void Vm::free_wait(std::uint32_t index) {
     free_waits_ = index;
 }
 
-std::uint64_t Vm::begin_wait(Task& task, WaitKind kind, std::int64_t limit_ms) {
+std::uint64_t Vm::begin_wait(Task& task, WaitKind kind, Handle target, std::int64_t limit_ms) {
     const std::uint32_t index = take_wait_slot();
     if (index == 0) return 0;
     Wait& wait = waits_[index];
     wait.kind = kind;
     wait.task = &task;
     wait.service = task.service;
+    wait.target = target;
     task.wait = index;
     if (kind == WaitKind::call && limit_ms > 0) link_limit(index, limit_ms);
     return session_of(index);
@@ -320,7 +321,7 @@ void Vm::drop_wait(std::uint64_t session) {
 }
 
 bool Vm::begin_sleep(Task& task, std::int64_t ms) {
-    const std::uint64_t session = begin_wait(task, WaitKind::timer, 0);
+    const std::uint64_t session = begin_wait(task, WaitKind::timer, {}, 0);
     if (session == 0) return false;
     const TimerId timer = kernel().add_bounded_timer(
         task.service->timers, session, TimerWheel::due_after(kernel().clock().now_ns(), ms));
