@@ -24,7 +24,7 @@ return {
     { script = "gateway", options = { listen = {
       { port = 6080 }, -- TCP
       { port = 6081, kind = "websocket" },
-      -- Each may have TLS: tls = { certificate = "chain.pem", key = "key.pem" }
+      -- Each may have TLS: tls = { certificate = "chain.pem", key = "key.pem" } (PEM files)
     } } },
   },
 

@@ -48,6 +48,7 @@ struct LuaHostOptions {
     std::vector<std::string> script_folders;  // services and the game's modules
     std::string library_folder;               // lualib
     std::string data_folder = "data";         // perilune.file stays below it
+    std::string base_folder = ".";            // where relative paths of certificates start
     std::size_t memory_bytes = 256u << 20;  // soft limit of an isolated service, or of a group's VM
     int call_limit_ms = 5000;
     int start_limit_ms = 30000;

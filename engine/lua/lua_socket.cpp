@@ -174,10 +174,16 @@ void read_tls(lua_State* L, const char* function, TlsTexts& tls) {
     }
 }
 
-TlsOptions tls_options(const TlsTexts& texts) {
-    const auto text = [](const char* from) { return std::string(from == nullptr ? "" : from); };
-    return {text(texts.certificate), text(texts.key), text(texts.ca), texts.verify,
-            text(texts.server_name)};
+TlsOptions tls_options(lua_State* L, const TlsTexts& texts) {
+    const std::string& base = Vm::of(L).host().options().base_folder;
+    const auto file = [&](const char* path) {
+        if (path == nullptr || path[0] == '/' || base.empty() || base == ".") {
+            return std::string(path == nullptr ? "" : path);
+        }
+        return base + "/" + path;
+    };
+    return {file(texts.certificate), file(texts.key), file(texts.ca), texts.verify,
+            texts.server_name == nullptr ? "" : texts.server_name};
 }
 
 // All options of the table at `index`; `rows` are those besides the stream's.
@@ -216,7 +222,7 @@ int socket_listen(lua_State* L) {
     options.max_connections = own.max_connections;
     options.max_per_address = own.max_per_address;
     if (own.tls.wanted) {
-        Result<std::shared_ptr<TlsContext>> context = TlsContext::server(tls_options(own.tls));
+        Result<std::shared_ptr<TlsContext>> context = TlsContext::server(tls_options(L, own.tls));
         if (!context.ok()) return push_error(L, context.status());
         options.tls = std::move(context.value());
     }
@@ -256,7 +262,7 @@ int socket_connect(lua_State* L) {
     options.port = static_cast<std::uint16_t>(port);
     options.connect_ms = own.connect_ms;
     if (own.tls.wanted) {
-        auto context = network_of(L).client_tls(tls_options(own.tls));
+        auto context = network_of(L).client_tls(tls_options(L, own.tls));
         if (!context.ok()) return push_error(L, context.status());
         options.tls = std::move(context.value());
     }

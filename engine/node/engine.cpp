@@ -251,6 +251,7 @@ Status Node::Engine::build() {
     lua.script_folders = script_folders(config_);
     lua.library_folder = find_home(config_) + "/lualib";
     lua.data_folder = resolve_path(config_, config_.data);
+    lua.base_folder = config_.base;
     lua.memory_bytes = static_cast<std::size_t>(config_.lua.memory_mb) << 20;
     lua.call_limit_ms = config_.call_limit_ms;
     lua.start_limit_ms = config_.start_limit_ms;

@@ -77,7 +77,8 @@ local UNSUPPORTED = 1003 -- RFC 6455: data of a kind that isn't taken
 ---@field half_open boolean? the peer's end doesn't close it: on_end is called, writing goes on
 ---@field paused boolean? nothing is read before resume() or hand_over()
 
----TLS. A listener needs certificate and key; for a connection `true` will do.
+---TLS. A listener needs certificate and key; for a connection `true` will do. Relative paths start
+---at the folder of config.lua.
 ---@class perilune.socket.TlsOptions
 ---@field certificate string? file in PEM form: the certificate, then those above it
 ---@field key string? file in PEM form
