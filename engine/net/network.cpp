@@ -472,7 +472,9 @@ bool Network::admit(MessagePtr& message) {
         message.reset();
         return false;
     }
-    if (!c) return true;
+    // Gone meanwhile: `closed` follows, and says all that an end could say.
+    if (!c && event == SocketEvent::ended) message.reset();
+    if (!c) return message != nullptr;
     if (c->owner != message->to) {
         if (event == SocketEvent::opened || event == SocketEvent::connected) {
             message.reset();  // who owns it now has an event of its own
