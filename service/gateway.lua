@@ -15,8 +15,22 @@
 -- get "disconnected" once, and it is closed. From then on it has no uid, so its end touches
 -- nothing. Later a session's end is the same: `lose` compares before it clears.
 --
--- One sweep a second, only while there are sessions, looks at deadlines: login, heartbeat.
+-- A session outlives its connection when its client has said hello, which gave it a token. From
+-- then on packets to the client are numbered, and the last of them stay in the session's ring. When
+-- the connection breaks the session is kept, its packets go into the ring alone, and services
+-- notice nothing. `resume` on another connection moves the session there, with its key and uid,
+-- and sends from the ring what the client hasn't had; the session that the new connection began
+-- with is forgotten. A client may be there again before the gateway knows that the old connection
+-- is broken: the token takes the session along from that one, too. Tokens are found by their
+-- digest, so that how long a look-up takes tells nothing of them.
+--
+-- Kept sessions count as connections. Where that makes the server full, connections may still come
+-- to resume one, and for nothing else.
+--
+-- One sweep a second, only while there are sessions, looks at deadlines: login, heartbeat, those
+-- that are kept.
 local perilune = require "perilune"
+local crypto = require "perilune.crypto"
 local limits = require "perilune.limits"
 local options = require "perilune.options"
 local packet = require "perilune.packet"
@@ -66,6 +80,14 @@ gateway.options = {
     meaning = "how long the key of a dead session isn't used again" },
   keys = { type = "integer", default = 2 ^ 31, min = 2, max = 2 ^ 31,
     meaning = "how many keys there are" },
+  resume_ms = { type = "integer", default = 30000, min = 0, max = 3600000, unit = "ms",
+    meaning = "how long a session is kept whose connection broke; 0: not at all" },
+  resume_packets = { type = "integer", default = 256, min = 1, max = 65536,
+    meaning = "last packets of a session that are kept for a client to resume" },
+  resume_bytes = { type = "integer", default = 65536, min = 64, max = 16777216, unit = "bytes",
+    meaning = "of these, in bytes" },
+  resume_total_bytes = { type = "integer", default = 67108864, min = 64, max = 2 ^ 40,
+    unit = "bytes", meaning = "the same of all sessions together" },
   routes = { type = "table", default = {},
     meaning = "who serves a service of the protocol: { scene = \"scene1\" }; default: its name" },
 }
@@ -90,9 +112,19 @@ local BROADCAST = protocol.BROADCAST
 local PROTOCOL_VERSION = 1
 local LOG_EVERY_MS = 1000
 local EMPTY_BODY = packet.wrap_json("null")
+local TOKEN_BYTES = 16
+local GOING_AWAY = 1001 -- RFC 6455: the page was left, and its token with it
+-- Why a connection ended whose session is kept: nobody wanted it to.
+local BREAKS = { ended = true, reset = true, stalled = true, idle = true, slow = true }
+
+-- The last packets to a client. Packet `number` is at number % settings.resume_packets.
+---@class gateway.Ring
+---@field sent integer number of the last packet
+---@field first integer number of the oldest that is here; sent + 1 when none is
+---@field bytes integer
 
 ---@class gateway.Session
----@field connection perilune.socket.Connection
+---@field connection perilune.socket.Connection closed while the session is kept
 ---@field address string as limits go by it: without the port
 ---@field key integer? nil when there is none left: it is closed at once
 ---@field uid integer? nil while not logged in
@@ -109,12 +141,21 @@ local EMPTY_BODY = packet.wrap_json("null")
 ---@field struck_at number? when the last one was
 ---@field is_pending boolean it counts as not logged in
 ---@field closing boolean? it is told to go
+---@field token string? to resume it with
+---@field ring gateway.Ring? since the token was given
+---@field has_ended boolean? its client, without a word
+---@field kept_until number? its connection broke
+---@field written integer? number of the last packet before that
+---@field full string? why it may do nothing but resume another
 
 local settings
 local listeners = {} -- with `kind` and `tls` of their entry
 local sessions = {} -- connection -> session
 local by_key = {}
 local users = {} -- uid -> session
+local by_token = {} -- SHA-256 of the token -> session
+local ring_bytes = 0 -- of all rings
+local kept = 0 -- sessions
 local resting = {} -- key -> when its session died
 local resting_order = { first = 1, last = 0 } -- the same, oldest first
 local next_key = 0
@@ -131,6 +172,7 @@ local counters = {
   opened = 0, closed = 0, packets_in = 0, packets_out = 0, forwarded = 0, logins = 0,
   relogins = 0, malformed = 0, reserved = 0, too_fast = 0, not_logged_in = 0, refused = 0,
   unavailable = 0, undeliverable = 0, full = 0, login_timeouts = 0, idle = 0, flooding = 0,
+  kept = 0, resumed = 0, resume_expired = 0,
 }
 
 local function count(name) counters[name] = counters[name] + 1 end
@@ -140,15 +182,70 @@ local function add(map, key, number)
   map[key] = sum ~= 0 and sum or nil
 end
 
+-- ---- packets that clients may miss ----
+
+local expire
+
+local function forget_oldest(ring)
+  local place = ring.first % settings.resume_packets
+  local size = #ring[place]
+  ring[place] = nil
+  ring.first, ring.bytes = ring.first + 1, ring.bytes - size
+  ring_bytes = ring_bytes - size
+end
+
+-- Numbers a packet and keeps it. One that is kept and misses what nobody has sent is lost.
+local function remember(session, data)
+  local ring = session.ring
+  if ring.sent - ring.first + 1 >= settings.resume_packets then forget_oldest(ring) end
+  ring.sent = ring.sent + 1
+  ring[ring.sent % settings.resume_packets] = data
+  ring.bytes, ring_bytes = ring.bytes + #data, ring_bytes + #data
+  while ring.first <= ring.sent
+      and (ring.bytes > settings.resume_bytes or ring_bytes > settings.resume_total_bytes) do
+    forget_oldest(ring)
+  end
+  if session.kept_until and ring.first > session.written + 1 then expire(session) end
+end
+
+-- The session can't be resumed any more.
+local function forget_token(session)
+  if not session.token then return end
+  by_token[crypto.sha256(session.token)] = nil
+  ring_bytes = ring_bytes - session.ring.bytes
+  session.token, session.ring = nil, nil
+end
+
+-- Packets are numbered from here on.
+local function give_token(session)
+  forget_token(session)
+  session.token = crypto.hex(crypto.random_bytes(TOKEN_BYTES))
+  session.ring = { sent = 0, first = 1, bytes = 0 }
+  by_token[crypto.sha256(session.token)] = session
+end
+
+local function find_token(token)
+  local session = by_token[crypto.sha256(token)]
+  return session and crypto.equal(session.token, token) and session or nil
+end
+
 -- ---- to clients ----
 
-local function write(session, data)
+-- A packet that isn't numbered.
+local function write_once(session, data)
   if session.connection:write(data) then count "packets_out" end
 end
 
+local function write(session, data)
+  if session.ring then remember(session, data) end
+  if not session.kept_until then write_once(session, data) end
+end
+
 local function send(session, name, body, request_id)
-  local form = game.commands[name].stype == 0 and JSON or session.form
-  write(session, game:encode_reply(name, form, body, request_id))
+  local itself = game.commands[name].stype == 0
+  local data = game:encode_reply(name, itself and JSON or session.form, body, request_id)
+  if itself and name ~= "protocol.error" then return write_once(session, data) end
+  write(session, data)
 end
 
 local function send_error(session, code, message, stype, ctype, request_id)
@@ -193,10 +290,59 @@ local function lose(session)
   session.seen = {}
 end
 
+local function rest_key(key)
+  by_key[key] = nil
+  resting[key] = perilune.now()
+  resting_order.last = resting_order.last + 1
+  resting_order[resting_order.last] = key
+end
+
+-- Its connection is closed, and it isn't kept.
+local function drop(session)
+  if sessions[session.connection] ~= session then return end
+  set_pending(session, false)
+  lose(session)
+  forget_token(session)
+  if session.kept_until then kept = kept - 1 end
+  session.closing = true
+  sessions[session.connection] = nil
+  if session.key then rest_key(session.key) end
+  count_open(session, -1)
+  if open == 0 and sweeper then
+    perilune.cancel(sweeper)
+    sweeper = nil
+  end
+end
+
+local function can_be_kept(session)
+  return session.uid and session.token and not session.closing and not session.kept_until
+end
+
+-- The connection of a session that can be kept is broken, or closed just now.
+local function keep(session)
+  session.kept_until = perilune.now() + settings.resume_ms
+  session.written = session.ring.sent
+  kept = kept + 1
+  count "kept"
+  count "closed"
+end
+
+-- It was kept in vain, or what its client asks for isn't there.
+function expire(session)
+  count "resume_expired"
+  if not session.kept_until then
+    session.connection:abort()
+    count "closed"
+  end
+  drop(session)
+end
+
 -- Tells the client why and closes; what was written before is delivered.
 local function close(session, reason, text)
   if session.closing then return end
+  if session.kept_until then return drop(session) end
   lose(session)
+  forget_token(session)
   set_pending(session, false)
   session.closing = true
   send(session, "protocol.closing", { reason = reason, text = text })
@@ -245,13 +391,6 @@ local function take_key(now)
   end
 end
 
-local function rest_key(key)
-  by_key[key] = nil
-  resting[key] = perilune.now()
-  resting_order.last = resting_order.last + 1
-  resting_order[resting_order.last] = key
-end
-
 -- ---- sweep ----
 
 local function check_login(session, now)
@@ -268,7 +407,10 @@ local function check_life(session, now)
   if now - session.heard_at < settings.ping_ms * (session.pings + 1) then return end
   if session.pings >= settings.missed_pings then
     count "idle"
-    return close(session, "idle", "nothing heard for too long")
+    if not can_be_kept(session) then return close(session, "idle", "nothing heard for too long") end
+    send(session, "protocol.closing", { reason = "idle", text = "nothing heard for too long" })
+    session.connection:close()
+    return keep(session)
   end
   session.pings = session.pings + 1
   send(session, "protocol.ping")
@@ -277,59 +419,78 @@ end
 function gateway.on_sweep()
   local now = perilune.now()
   for _, session in pairs(sessions) do
-    if not session.closing and not session.uid then check_login(session, now) end
-    if not session.closing then check_life(session, now) end
+    if session.kept_until then
+      if now >= session.kept_until then expire(session) end
+    else
+      if not session.closing and not session.uid then check_login(session, now) end
+      if not session.closing then check_life(session, now) end
+    end
   end
   free_rested(now)
 end
 
 local function sweep_ms()
-  return math.min(1000, math.ceil(math.min(settings.login_ms, settings.ping_ms,
-    settings.login_wait_ms) / 4))
+  local shortest = math.min(settings.login_ms, settings.ping_ms, settings.login_wait_ms)
+  if settings.resume_ms > 0 then shortest = math.min(shortest, settings.resume_ms) end
+  return math.min(1000, math.ceil(shortest / 4))
 end
 
 -- ---- connections come and go ----
 
+-- Why a connection may not come, and true when it may come for one that is kept.
 local function limit_reached(address, key)
-  if not key or open >= settings.max_connections
-      or pending >= math.max(1, settings.max_connections * settings.pending_share) then
+  if not key or pending >= math.max(1, settings.max_connections * settings.pending_share) then
     return "the server is full"
   end
-  if exempt[address] then return nil end
-  if (open_by_address[address] or 0) >= settings.max_per_address
-      or (pending_by_address[address] or 0) >= settings.max_pending then
-    return "too many connections from your address"
+  local crowd = "too many connections from your address"
+  local exempted = exempt[address]
+  if not exempted and (pending_by_address[address] or 0) >= settings.max_pending then
+    return crowd
   end
+  if open >= settings.max_connections then return "the server is full", kept > 0 end
+  if not exempted and (open_by_address[address] or 0) >= settings.max_per_address then
+    return crowd, kept > 0
+  end
+end
+
+local function refuse_full(session)
+  count "full"
+  warn_rarely(full_log, "refused %s: %s; connections %d of %d, %d of them not logged in",
+    session.address, session.full, open - 1, settings.max_connections, pending)
+  close(session, "full", session.full)
 end
 
 function gateway.on_open(connection, address)
   local now = perilune.now()
   address = limits.address(address)
   local key = take_key(now)
-  local full = limit_reached(address, key)
+  local full, may_resume = limit_reached(address, key)
   local session = {
     connection = connection, address = address, key = key, seen = {}, form = JSON,
     heard_at = now, pings = 0, login_by = now + settings.login_ms,
     bucket = limits.bucket(settings.rate, settings.burst, now), strikes = 0, is_pending = false,
+    full = full,
   }
   sessions[connection] = session
   if key then by_key[key] = session end
   count "opened"
   count_open(session, 1)
-  if full then
-    count "full"
-    warn_rarely(full_log, "refused %s: %s; connections %d of %d, %d of them not logged in",
-      address, full, open - 1, settings.max_connections, pending)
-    return close(session, "full", full)
-  end
+  if full and not may_resume then return refuse_full(session) end
   set_pending(session, true)
   sweeper = sweeper or perilune.every(sweep_ms(), "on_sweep")
 end
 
 function gateway.on_websocket(connection)
   local below = connection.socket
-  below.on_data, below.on_close = "on_data", "on_close"
+  below.on_data, below.on_end, below.on_close = "on_data", "on_end", "on_close"
   gateway.on_open(below, below.address)
+end
+
+-- The client of a WebSocket has ended without a close frame.
+function gateway.on_end(connection)
+  local session = sessions[connection]
+  if session then session.has_ended = true end
+  connection:close()
 end
 
 function gateway.on_close(connection, reason)
@@ -338,16 +499,13 @@ function gateway.on_close(connection, reason)
   if reason == "malformed" or reason == "too_large" then
     count_malformed(session, reason == "malformed" and "no packets" or "a packet is too large")
   end
-  set_pending(session, false)
-  lose(session)
-  sessions[connection] = nil
-  if session.key then rest_key(session.key) end
-  count "closed"
-  count_open(session, -1)
-  if open == 0 and sweeper then
-    perilune.cancel(sweeper)
-    sweeper = nil
+  if session.kept_until then return end -- closed for its silence
+  local is_break = session.has_ended or BREAKS[reason]
+  if is_break and connection.close_code ~= GOING_AWAY and can_be_kept(session) then
+    return keep(session)
   end
+  count "closed"
+  drop(session)
 end
 
 -- ---- the protocol itself ----
@@ -360,8 +518,9 @@ function ANSWERS.hello(session, body, request_id)
   if body.version > PROTOCOL_VERSION then
     return close(session, "version", ("this server speaks version %d"):format(PROTOCOL_VERSION))
   end
+  if settings.resume_ms > 0 then give_token(session) end
   send(session, "protocol.hello", {
-    version = PROTOCOL_VERSION, schema = game.hash,
+    version = PROTOCOL_VERSION, schema = game.hash, resume = session.token,
     limits = {
       frame_bytes = settings.frame, packets_per_second = math.floor(settings.rate),
       burst = settings.burst, login_ms = settings.login_ms, ping_ms = settings.ping_ms,
@@ -373,9 +532,56 @@ function ANSWERS.ping(session, _, request_id) send(session, "protocol.pong", nil
 
 function ANSWERS.pong() end -- any packet is life
 
-function ANSWERS.resume(session, _, request_id)
-  send_error(session, "expired", "there is no session to resume", 0,
-    game.commands["protocol.resume"].ctype, request_id)
+-- `session` goes on with the connection of `fresh`, which is forgotten.
+local function move(session, fresh)
+  sessions[session.connection] = nil
+  if session.kept_until then
+    kept, session.kept_until = kept - 1, nil
+  else
+    session.connection:abort()
+    count "closed"
+  end
+  if not fresh.token then give_token(fresh) end
+  local token = fresh.token
+  forget_token(fresh)
+  set_pending(fresh, false)
+  rest_key(fresh.key)
+  fresh.closing = true
+  by_token[crypto.sha256(session.token)] = nil
+  by_token[crypto.sha256(token)] = session
+  session.token = token
+  count_open(session, -1) -- fresh was counted, too
+  session.connection, session.address = fresh.connection, fresh.address
+  sessions[session.connection] = session
+  session.heard_at, session.pings, session.has_ended = fresh.heard_at, 0, nil
+  session.connection:set_max_frame(settings.frame)
+end
+
+function ANSWERS.resume(session, body, request_id)
+  if session.uid or session.asked_at then
+    count "refused"
+    return send(session, "protocol.resume", { status = protocol.status.invalid_operation },
+      request_id)
+  end
+  local old = find_token(body.token)
+  local ring = old and old.uid and old.ring
+  if ring and (body.received > ring.sent or body.received + 1 < ring.first) then
+    expire(old)
+    ring = nil
+  end
+  if not ring then
+    count "refused"
+    send_error(session, "expired", "there is no session to resume", 0,
+      game.commands["protocol.resume"].ctype, request_id)
+    if session.full then refuse_full(session) end
+    return
+  end
+  count "resumed"
+  move(old, session)
+  send(old, "protocol.resume", { status = protocol.status.ok, token = old.token }, request_id)
+  for number = body.received + 1, ring.sent do
+    write_once(old, ring[number % settings.resume_packets])
+  end
 end
 
 local function on_system_packet(session, data)
@@ -483,7 +689,7 @@ end
 
 function gateway.on_data(connection, data)
   local session = sessions[connection]
-  if not session or session.closing then return end
+  if not session or session.closing or session.kept_until then return end
   local now = perilune.now()
   session.heard_at, session.pings = now, 0
   count "packets_in"
@@ -495,6 +701,7 @@ function gateway.on_data(connection, data)
   end
   session.form = form
   if stype == 0 then return on_system_packet(session, data) end
+  if session.full then return refuse_full(session) end
   if is_reserved(stype, ctype) then
     count "reserved"
     return refuse(session, data, "reserved", "this number isn't for clients")
@@ -516,10 +723,13 @@ local function deliver_broadcast(data)
   local connections = {}
   for _, uid in ipairs(uids) do
     local session = users[uid]
-    if session then connections[#connections + 1] = session.connection end
+    if not session then count "undeliverable" end
+    if session and session.ring then remember(session, inner) end
+    if session and not session.kept_until then
+      connections[#connections + 1] = session.connection
+    end
   end
   counters.packets_out = counters.packets_out + socket.broadcast(connections, inner)
-  counters.undeliverable = counters.undeliverable + #uids - #connections
 end
 
 ---Brings a packet to the player that its utag names, or to all that a broadcast names.
@@ -590,7 +800,9 @@ end
 function gateway.logout(uid, epoch)
   local session = users[uid]
   if not session or session.epoch ~= epoch then return end
+  if session.kept_until then return drop(session) end
   lose(session)
+  forget_token(session)
   set_pending(session, true)
   session.login_by = perilune.now() + settings.login_ms
   session.connection:set_max_frame(settings.frame_before_login)
@@ -609,10 +821,14 @@ function gateway.kick(uid, reason, text)
 end
 
 ---What an operator wants to know.
----@return table numbers counters by name; sessions, users and pending as they are now; listeners:
----kind, port and whether it has TLS of each, in the order of the option
+---@return table numbers counters by name; sessions (those that are kept, too), kept_now, users and
+---pending as they are now; listeners: kind, port and whether it has TLS of each, in the order of
+---the option
 function gateway.stats()
-  local numbers = { sessions = open, pending = pending, users = 0, listeners = {} }
+  local numbers = {
+    sessions = open, kept_now = kept, pending = pending, users = 0, resume_bytes = ring_bytes,
+    listeners = {},
+  }
   for index, entry in ipairs(listeners) do
     numbers.listeners[index] = { kind = entry.kind, port = entry.server.port, tls = entry.tls }
   end

@@ -7,11 +7,13 @@
 --   player:request("talkroom.enter", { uname = "Ada", usex = 1 })
 --   local name, body = player:next()
 --
--- Pings are answered. What can fail returns nil, message, code.
+-- After `player:request("protocol.hello", { version = 1 })` and a login, resume() goes on where a
+-- broken connection ended. Pings are answered. What can fail returns nil, message, code.
 local bot = {}
 
 local perilune = require "perilune"
 local core = require "perilune.core"
+local packet = require "perilune.packet"
 local protocol = require "perilune.protocol"
 local socket = require "perilune.socket"
 local websocket = require "perilune.websocket"
@@ -27,6 +29,7 @@ local LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 ---@class perilune.Bot
 ---@field profile table? what the login gave: uid, unick, ...
 ---@field key string? of the guest
+---@field token string? to resume with: of hello, or of the last resume
 ---@field form integer protocol.JSON or protocol.BUF: how it sends
 ---@field closing table? {reason, text} when the server said why it closes
 ---@field closed string? why the connection is closed
@@ -68,8 +71,21 @@ local function push(self, name, body)
   if self._reader then wake(self._reader) end
 end
 
+-- Packets that the server numbers are counted, for resume(), and its tokens are kept.
+local function follow(self, data, command, body)
+  local name = command and command.name
+  if packet.header(data) ~= 0 or name == "protocol.error" then
+    self._received = self._received + 1
+  elseif name == "protocol.hello" and body.resume ~= "" then
+    self.token, self._received = body.resume, 0
+  elseif name == "protocol.resume" and body.status == protocol.status.ok then
+    self.token, self._received = body.token, self._resumed_at
+  end
+end
+
 local function on_packet(self, data)
   local command, body, request_id = game():decode_reply(data)
+  follow(self, data, command, body)
   if not command then return push(self, "malformed", body) end
   if command.name == "protocol.ping" then return self:send("protocol.pong") end
   if command.name == "protocol.closing" then self.closing = body end
@@ -93,19 +109,17 @@ end
 
 -- ---- what goes out ----
 
----Connects to a gateway; doesn't log in.
+-- Connects; what still comes from a connection before this one is dropped.
 ---@async
----@param options perilune.BotOptions
----@return perilune.Bot? player nil when it can't connect
----@return string? message
----@return string? code
-function bot.connect(options)
-  local self = setmetatable({
-    form = options.form or protocol.JSON, on_push = options.on_push,
-    _waiting = {}, _pushes = {}, _next_id = 0,
-  }, Bot)
-  local function data_came(_, data) on_packet(self, data) end
-  local function was_closed(_, reason) on_close(self, reason) end
+local function dial(self)
+  local options, line = self._options, {}
+  self._line = line
+  local function data_came(_, data)
+    if self._line == line then on_packet(self, data) end
+  end
+  local function was_closed(_, reason)
+    if self._line == line then on_close(self, reason) end
+  end
   local connection, message, code
   if options.url then
     connection, message, code =
@@ -122,6 +136,19 @@ function bot.connect(options)
   if not connection then return nil, message, code end
   self.connection = connection
   return self
+end
+
+---Connects to a gateway; doesn't log in.
+---@async
+---@param options perilune.BotOptions
+---@return perilune.Bot? player nil when it can't connect
+---@return string? message
+---@return string? code
+function bot.connect(options)
+  return dial(setmetatable({
+    form = options.form or protocol.JSON, on_push = options.on_push,
+    _options = options, _waiting = {}, _pushes = {}, _next_id = 0, _received = 0,
+  }, Bot))
 end
 
 ---A key of a new guest.
@@ -179,6 +206,39 @@ function Bot:login(key)
   if profile.status ~= protocol.status.ok then return nil, profile.status end
   self.profile = profile
   return profile
+end
+
+---Connects again and goes on with the session that the connection before had, which is closed if
+---it isn't yet. What it missed follows as pushes: replies, too, since their requests have failed.
+---Refused, it is connected and not logged in.
+---@async
+---@param options perilune.BotOptions? where; default: as before
+---@return true? resumed
+---@return string? message
+---@return string|integer|nil code "expired", why it can't connect, "timeout", or a status
+function Bot:resume(options)
+  local token = self.token
+  if not token then error("resume: there is no token; send protocol.hello before", 2) end
+  self._resumed_at = self._received
+  self._line = nil
+  if not self.closed then
+    self.connection:abort()
+    on_close(self, "aborted")
+  end
+  self._options = options or self._options
+  self.closed, self.closing = nil, nil
+  local connected, message, code = dial(self)
+  if not connected then
+    self.closed = code
+    return nil, message, code
+  end
+  self.token = nil
+  local reply
+  reply, message, code = self:request("protocol.resume",
+    { token = token, received = self._resumed_at })
+  if not reply then return nil, message, code end
+  if reply.status ~= protocol.status.ok then return nil, "refused", reply.status end
+  return true
 end
 
 ---The next packet that was pushed, in their order.

@@ -234,7 +234,7 @@ local ITSELF = {
   },
   ping = { 2 },
   pong = { 3 },
-  resume = { 4, request = "token string?", reply = "status i16" },
+  resume = { 4, request = "token string?, received u32?", reply = "status i16, token string?" },
   closing = { 5, push = "reason string, text string" },
   error = { 6, push = "code string, message string, stype i16, ctype i16" },
 }
