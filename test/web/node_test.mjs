@@ -201,6 +201,33 @@ test("bad packets cost their sender the connection, and nobody else", async () =
     ({ status }) => status), 1);
 });
 
+test("the connection breaks: what was missed comes, in order and once", async () => {
+  for (const form of FORMS) {
+    const sockets = [];
+    class Socket extends WebSocket {
+      constructor(...given) { super(...given); sockets.push(this); }
+    }
+    const [ada, bob] = [await talker({ form, WebSocket: Socket }), await talker({ form })];
+    const heard = [], left = [];
+    ada.on("talkroom.user_message", ({ text }) => heard.push(text));
+    bob.on("talkroom.user_left", () => left.push("Ada"));
+    for (let round = 1; round <= 3; round++) {
+      const resumed = next(ada, "resumed");
+      sockets.at(-1).terminate();
+      await bob.request("talkroom.send_message", `${round}`);
+      const { fresh, profile } = await resumed;
+      assert.deepEqual([fresh, profile], [false, ada.profile]);
+      assert.equal((await ada.request("talkroom.send_message", "here")).status, 1);
+    }
+    for (let i = 0; i < 1000 && heard.length < 3; i++) await sleep(10);
+    assert.deepEqual(heard, ["1", "2", "3"]);
+    assert.deepEqual(left, []);
+    const leaves = next(bob, "talkroom.user_left");
+    ada.close();
+    await leaves;
+  }
+});
+
 test("the server restarts: clients come back, log in again and go on", async () => {
   const client = await talker();
   let entered = null;

@@ -102,6 +102,8 @@ class Client {
   #credentials = null; // of the player who is, or was, logged in
   #login = null; // login() that waits: { credentials, resolve, reject, timer }
   #token = null; // to resume with
+  #numbered = 0; // packets that the server numbers, since its token came
+  #resumedAt = 0; // the same before this connection
   #hello = null;
   #profile = null;
   #closed = null;
@@ -208,6 +210,11 @@ class Client {
 
   close() {
     if (this.#state === "closed") return;
+    // Else the server would keep the player for a while, who might come back.
+    if (this.#state === "ready" && this.#token !== null
+        && this.#protocol.find("auth.logout")) {
+      this.#answer("auth.logout");
+    }
     this.#closing = { reason: "closed", text: "closed by this side" };
     this.#finishSocket(1000, "", false);
   }
@@ -264,12 +271,18 @@ class Client {
   #expire(request) {
     const { command, reject } = request;
     if (request.isSent && request.form === BUF_FORM) {
-      request.isDead = true;
-      this.#alive--;
+      this.#abandon(request);
     } else {
       this.#take(request);
     }
     reject(new PeriluneError("timeout", `${command.name}: no reply in time`));
+  }
+
+  // Nobody waits for it, but its reply may come.
+  #abandon(request) {
+    clearTimeout(request.timer);
+    request.isDead = true;
+    this.#alive--;
   }
 
   // It doesn't wait any more.
@@ -379,7 +392,13 @@ class Client {
     if (!again) this.#closed = this.#closing;
     const error = this.#closedError();
     for (const request of [...this.#waiting.values()]) {
-      if (!again || request.isSent) this.#take(request).reject(error);
+      if (again && request.isSent && request.form === BUF_FORM && this.#token !== null) {
+        // Its reply, which has no number, may still come when the session is resumed.
+        if (!request.isDead) this.#abandon(request);
+        request.reject(error);
+      } else if (!again || request.isSent) {
+        this.#take(request).reject(error);
+      }
     }
     if (!again) {
       this.#queue = [];
@@ -426,6 +445,7 @@ class Client {
 
   async #greet(socket) {
     const token = this.#token; // of the connection before
+    this.#resumedAt = this.#numbered;
     if (this.#options.hello) {
       try {
         await this.#ask("protocol.hello", { version: VERSION, schema: this.#protocol.hash });
@@ -454,6 +474,7 @@ class Client {
         isFresh = false;
       }
       if (this.#socket !== socket) return;
+      if (isFresh) this.#forgetAbandoned();
       profile ??= await this.#askLogin(credentials);
     } catch (error) {
       if (this.#socket === socket) this.#loginFailed(error, login);
@@ -472,9 +493,15 @@ class Client {
     if (this.#socket === socket) this.#flush();
   }
 
+  #forgetAbandoned() {
+    for (const request of [...this.#waiting.values()]) {
+      if (request.isDead) this.#take(request);
+    }
+  }
+
   async #resume(socket, token) {
     try {
-      const reply = await this.#ask("protocol.resume", { token });
+      const reply = await this.#ask("protocol.resume", { token, received: this.#resumedAt });
       return reply.status === status.ok;
     } catch (error) {
       if (this.#socket !== socket) throw error;
@@ -542,8 +569,10 @@ class Client {
     this.#heardAt = now();
     this.#isPinged = false;
     let packet;
+    const bytes = new Uint8Array(data);
+    if (isNumbered(bytes)) this.#numbered++;
     try {
-      packet = this.#protocol.decodeReply(new Uint8Array(data));
+      packet = this.#protocol.decodeReply(bytes);
     } catch (error) {
       return this.#unreadable(error);
     }
@@ -588,7 +617,14 @@ class Client {
       case "hello":
         this.#hello = body;
         this.#token = body.resume || null;
+        this.#numbered = 0;
         this.#emit("hello", body);
+        return this.#reply(requestId, command, form, body);
+      case "resume": // what was missed may follow before the request's promise goes on
+        if (body?.status === status.ok) {
+          this.#token = body.token || this.#token;
+          this.#numbered = this.#resumedAt;
+        }
         return this.#reply(requestId, command, form, body);
       case "ping": return this.#answer("protocol.pong");
       case "pong": return this.#reply(requestId, command, form, null);
@@ -621,11 +657,16 @@ class Client {
   }
 }
 
+// The server counts all packets but those of the protocol itself, of which it counts errors.
+const isNumbered = (bytes) =>
+  bytes.length >= 4 && (bytes[0] !== 0 || bytes[1] !== 0 || (bytes[2] === 6 && bytes[3] === 0));
+
 // Packets of the protocol itself that are no plain replies.
 const HANDLERS = {
   "protocol.hello": "hello",
   "protocol.ping": "ping",
   "protocol.pong": "pong",
+  "protocol.resume": "resume",
   "protocol.closing": "closing",
   "protocol.error": "error",
 };

@@ -133,7 +133,7 @@ export interface Hello {
     frame_bytes: number; packets_per_second: number; burst: number; login_ms: number;
     ping_ms: number;
   };
-  /** Token; "" where the server can't resume. */
+  /** Token to resume with, which the client does by itself; "" where the server can't. */
   resume: string;
 }
 

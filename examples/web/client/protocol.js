@@ -145,7 +145,9 @@ const ITSELF = {
   },
   ping: { ctype: 2 },
   pong: { ctype: 3 },
-  resume: { ctype: 4, request: "token string?", reply: "status i16" },
+  resume: {
+    ctype: 4, request: "token string?, received u32?", reply: "status i16, token string?",
+  },
   closing: { ctype: 5, push: "reason string, text string" },
   error: { ctype: 6, push: "code string, message string, stype i16, ctype i16" },
 };
