@@ -333,6 +333,23 @@ TEST_F(NodeTest, a_native_service_may_use_its_node_while_that_stops) {
     EXPECT_EQ(sent, 100);
 }
 
+TEST_F(NodeTest, a_stop_waits_for_what_a_host_thread_has_begun) {
+    std::promise<void> inside;
+    bool stopped_meanwhile = false;
+    Node node(config());
+    node.register_service("slow", [&]() -> std::unique_ptr<NativeService> {
+        inside.set_value();
+        stopped_meanwhile = node.wait(500);
+        return std::make_unique<Functions>([](NativeService&, Request&) { return Values{}; });
+    });
+    ASSERT_TRUE(node.start().ok());
+    std::thread spawner([&] { (void)node.spawn("slow"); });
+    inside.get_future().wait();
+    (void)node.stop();
+    spawner.join();
+    EXPECT_FALSE(stopped_meanwhile);
+}
+
 // Meant for ThreadSanitizer.
 TEST_F(NodeTest, host_threads_may_spawn_stop_and_reload_while_the_node_stops) {
     for (int round = 0; round < 10; ++round) {

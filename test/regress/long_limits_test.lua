@@ -8,9 +8,15 @@ local LONG = { 1e12, 1e13, 2 ^ 53 }
 
 test("a call with a very long limit has its reply", function()
   local echo = perilune.spawn "services.echo"
-  for _, ms in ipairs(LONG) do
+  for i, ms in ipairs(LONG) do
     -- So that it waits for a while.
-    perilune.send(echo, "spin", 30)
+    local name = "long " .. i
+    local latch = perilune.spawn("services.echo", nil, { name = name })
+    perilune.send(echo, "hold", name)
+    perilune.fork(function()
+      perilune.sleep(50)
+      perilune.stop(latch)
+    end)
     test.equal(perilune.call_within(ms, echo, "echo", ms), ms)
   end
   perilune.stop(echo)
