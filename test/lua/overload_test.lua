@@ -204,7 +204,7 @@ test("what waits for a service that starts is bounded, and one too much is no ha
     local answers = 0
     for i = 1, 9 do
       perilune.fork(function()
-        local answer = perilune.call("late", "echo", i)
+        local answer = perilune.call_within(0, "late", "echo", i)
         answers = answers + answer
       end)
       perilune.yield()
