@@ -87,7 +87,7 @@ gateway.options = {
   resume_bytes = { type = "integer", default = 65536, min = 64, max = 16777216, unit = "bytes",
     meaning = "of these, in bytes" },
   resume_total_bytes = { type = "integer", default = 67108864, min = 64, max = 2 ^ 40,
-    unit = "bytes", meaning = "the same of all sessions together" },
+    unit = "bytes", meaning = "the same of all sessions together, each having an equal share" },
   routes = { type = "table", default = {},
     meaning = "who serves a service of the protocol: { scene = \"scene1\" }; default: its name" },
 }
@@ -154,7 +154,7 @@ local sessions = {} -- connection -> session
 local by_key = {}
 local users = {} -- uid -> session
 local by_token = {} -- SHA-256 of the token -> session
-local ring_bytes = 0 -- of all rings
+local rings, ring_bytes = 0, 0 -- how many, and what is in them
 local kept = 0 -- sessions
 local resting = {} -- key -> when its session died
 local resting_order = { first = 1, last = 0 } -- the same, oldest first
@@ -194,25 +194,30 @@ local function forget_oldest(ring)
   ring_bytes = ring_bytes - size
 end
 
--- Numbers a packet and keeps it. One that is kept and misses what nobody has sent is lost.
+-- Forgets what is over the session's share, which gets smaller the more sessions there are. One
+-- that is kept and misses what nobody has sent is lost.
+local function trim(session)
+  local ring = session.ring
+  local room = math.min(settings.resume_bytes, settings.resume_total_bytes / rings)
+  while ring.bytes > room do forget_oldest(ring) end
+  if session.kept_until and ring.first > session.written + 1 then expire(session) end
+end
+
+-- Numbers a packet and keeps it.
 local function remember(session, data)
   local ring = session.ring
   if ring.sent - ring.first + 1 >= settings.resume_packets then forget_oldest(ring) end
   ring.sent = ring.sent + 1
   ring[ring.sent % settings.resume_packets] = data
   ring.bytes, ring_bytes = ring.bytes + #data, ring_bytes + #data
-  while ring.first <= ring.sent
-      and (ring.bytes > settings.resume_bytes or ring_bytes > settings.resume_total_bytes) do
-    forget_oldest(ring)
-  end
-  if session.kept_until and ring.first > session.written + 1 then expire(session) end
+  trim(session)
 end
 
 -- The session can't be resumed any more.
 local function forget_token(session)
   if not session.token then return end
   by_token[crypto.sha256(session.token)] = nil
-  ring_bytes = ring_bytes - session.ring.bytes
+  rings, ring_bytes = rings - 1, ring_bytes - session.ring.bytes
   session.token, session.ring = nil, nil
 end
 
@@ -221,6 +226,7 @@ local function give_token(session)
   forget_token(session)
   session.token = crypto.hex(crypto.random_bytes(TOKEN_BYTES))
   session.ring = { sent = 0, first = 1, bytes = 0 }
+  rings = rings + 1
   by_token[crypto.sha256(session.token)] = session
 end
 
@@ -419,8 +425,9 @@ end
 function gateway.on_sweep()
   local now = perilune.now()
   for _, session in pairs(sessions) do
+    if session.ring then trim(session) end
     if session.kept_until then
-      if now >= session.kept_until then expire(session) end
+      if now >= session.kept_until and not session.closing then expire(session) end
     else
       if not session.closing and not session.uid then check_login(session, now) end
       if not session.closing then check_life(session, now) end

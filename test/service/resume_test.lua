@@ -86,11 +86,13 @@ test("a session goes on by another connection, of either transport", function()
           test.equal(ada:request("talkroom.exit").status, STATUS.ok)
           test.equal(witness:next(), "talkroom.user_left")
           test.equal(ada:request("auth.logout").status, STATUS.ok)
+          world.wait_for("users", 1)
           ada:close()
         end
       end
     end
     witness:request "auth.logout"
+    world.wait_for("users", 0)
     witness:close()
     world.wait_for("sessions", 0)
     local stats = world.stats()
@@ -225,9 +227,10 @@ test("a WebSocket that ends without a close frame is kept", function()
       above.on_data = function(_, data) below:write(data) end
       below:resume()
     end })
+    lose_connection(ada)
     test.ok(ada:resume { url = ("ws://127.0.0.1:%d/"):format(server.port) })
     relay:close()
-    world.wait_for("kept", 1)
+    world.wait_for("kept", 2)
     test.ok(ada:resume(websocket))
     test.equal(ada:request("talkroom.exit").status, STATUS.ok)
     ada:close()
@@ -343,9 +346,11 @@ test("the ring is limited in bytes, of a session and of all", function()
       test.ok(ada:resume(), name)
       for _ = 1, 2 do test.equal(#next_line(ada).text, 1000) end
       lose_connection(ada)
-      for _ = 1, 3 do say(witness, ("x"):rep(1000)) end
-      test.equal(world.stats().resume_bytes, 0, name)
+      local other = name == "resume_total_bytes" and player(tcp)
+      for _ = 1, other and 2 or 3 do say(witness, ("x"):rep(1000)) end
+      world.wait_for("resume_expired", 1)
       expect_expired(ada)
+      if other then other:close() end
       ada:close()
       witness:close()
     end)
