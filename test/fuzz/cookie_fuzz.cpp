@@ -1,29 +1,22 @@
 // Fuzzes what strangers can send to an ENet host: the decoder of cookie datagrams reads only what
 // it would write itself; an unproven address gets no more bytes than it sends and nothing is
 // kept for it; whatever a proven one sends, the host goes on.
-//
-//   with libFuzzer   clang++ -fsanitize=fuzzer,address -DPERILUNE_LIBFUZZER ...
-//   without          build it as any program and give it files, or a number of random runs:
-//                    cookie_fuzz 100000; cookie_fuzz crash-0123
 #include <cerrno>
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <iterator>
 #include <random>
 #include <string>
 
+#include "driver.h"
 #include "net/enet_host.h"
+
+namespace perilune::fuzz {
 
 namespace {
 
 using namespace perilune;
-
-void check(bool condition) {
-    if (!condition) std::abort();
-}
 
 // A host that one stranger sends to.
 class Target final : public EnetWire, public EnetSink {
@@ -98,26 +91,6 @@ void check_decoder(std::string_view bytes) {
 }
 
 // Pieces of a length each; the first byte says whether the address proves itself first.
-void run(const std::uint8_t* data, std::size_t size) {
-    if (size < 2) return;
-    std::string_view input(reinterpret_cast<const char*>(data), size);
-    check_decoder(input);
-    Target target;
-    const bool proven = (data[0] & 1) != 0;
-    if (proven) target.prove();
-    input.remove_prefix(1);
-    while (!input.empty()) {
-        const std::size_t length =
-            std::min<std::size_t>(static_cast<std::uint8_t>(input[0]), input.size() - 1);
-        const std::string datagram(input.substr(1, length));
-        input.remove_prefix(1 + length);
-        check_decoder(datagram);
-        const std::size_t sent = target.poke(datagram);
-        if (!proven) check(sent <= datagram.size() && !target.busy());
-        if (proven) target.pass_time(30);
-    }
-    if (proven) target.pass_time(60'000);
-}
 
 // ENet's connect, so that random bytes get further.
 std::string connect_datagram(std::mt19937_64& random) {
@@ -158,33 +131,35 @@ std::string random_datagram(std::mt19937_64& random) {
 
 }  // namespace
 
-#ifdef PERILUNE_LIBFUZZER
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    run(data, size);
-    return 0;
-}
-#else
-int main(int count, char** arguments) {
-    for (int i = 1; i < count; ++i) {
-        char* end = nullptr;
-        const unsigned long rounds = std::strtoul(arguments[i], &end, 10);
-        if (*end != '\0') {
-            std::ifstream file(arguments[i], std::ios::binary);
-            const std::string bytes{std::istreambuf_iterator<char>(file), {}};
-            run(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
-            continue;
-        }
-        std::mt19937_64 random(rounds);
-        for (unsigned long round = 0; round < rounds; ++round) {
-            std::string bytes(1, static_cast<char>(round));
-            for (std::uint64_t pieces = 1 + random() % 8; pieces > 0; --pieces) {
-                const std::string datagram = random_datagram(random);
-                bytes += static_cast<char>(datagram.size());
-                bytes += datagram;
-            }
-            run(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
-        }
-        std::printf("%lu rounds\n", rounds);
+void run(const std::uint8_t* data, std::size_t size) {
+    if (size < 2) return;
+    std::string_view input(reinterpret_cast<const char*>(data), size);
+    check_decoder(input);
+    Target target;
+    const bool proven = (data[0] & 1) != 0;
+    if (proven) target.prove();
+    input.remove_prefix(1);
+    while (!input.empty()) {
+        const std::size_t length =
+            std::min<std::size_t>(static_cast<std::uint8_t>(input[0]), input.size() - 1);
+        const std::string datagram(input.substr(1, length));
+        input.remove_prefix(1 + length);
+        check_decoder(datagram);
+        const std::size_t sent = target.poke(datagram);
+        if (!proven) check(sent <= datagram.size() && !target.busy());
+        if (proven) target.pass_time(30);
     }
+    if (proven) target.pass_time(60'000);
 }
-#endif
+
+std::string random_input(std::mt19937_64& random, unsigned long round) {
+    std::string bytes(1, static_cast<char>(round));
+    for (std::uint64_t pieces = 1 + random() % 8; pieces > 0; --pieces) {
+        const std::string datagram = random_datagram(random);
+        bytes += static_cast<char>(datagram.size());
+        bytes += datagram;
+    }
+    return bytes;
+}
+
+}  // namespace perilune::fuzz

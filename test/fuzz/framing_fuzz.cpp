@@ -1,29 +1,21 @@
 // Fuzzes the frame decoder: any bytes in any pieces give the same frames as in one piece, no
 // frame is over the limit, and no more memory is held than has arrived calls for.
-//
-//   with libFuzzer   clang++ -fsanitize=fuzzer,address -DPERILUNE_LIBFUZZER ...
-//   without          build it as any program and give it files, or a number of random runs:
-//                    framing_fuzz 1000000; framing_fuzz crash-0123
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <fstream>
-#include <iterator>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "driver.h"
 #include "net/framing.h"
+
+namespace perilune::fuzz {
 
 namespace {
 
 using perilune::Frame;
 using perilune::FrameDecoder;
-
-void check(bool condition) {
-    if (!condition) std::abort();
-}
 
 struct Result {
     std::vector<std::string> frames;
@@ -52,6 +44,8 @@ Result decode(perilune::FramingKind kind, std::string_view input, std::size_t li
     return result;
 }
 
+}  // namespace
+
 void run(const std::uint8_t* data, std::size_t size) {
     if (size < 3) return;
     // Not raw: its frames are the pieces.
@@ -64,33 +58,12 @@ void run(const std::uint8_t* data, std::size_t size) {
     check(whole.last == pieces.last && whole.frames == pieces.frames);
 }
 
-}  // namespace
+std::string random_input(std::mt19937_64& random, unsigned long round) {
+    std::string bytes(random() % 300, '\0');
+    // Small numbers are lengths that fit.
+    const unsigned most = round % 3 == 0 ? 256 : 1 + random() % 20;
+    for (char& byte : bytes) byte = static_cast<char>(random() % most);
+    return bytes;
+}
 
-#ifdef PERILUNE_LIBFUZZER
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    run(data, size);
-    return 0;
-}
-#else
-int main(int count, char** arguments) {
-    for (int i = 1; i < count; ++i) {
-        char* end = nullptr;
-        const unsigned long rounds = std::strtoul(arguments[i], &end, 10);
-        if (*end != '\0') {
-            std::ifstream file(arguments[i], std::ios::binary);
-            const std::string bytes{std::istreambuf_iterator<char>(file), {}};
-            run(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
-            continue;
-        }
-        std::mt19937_64 random(rounds);
-        for (unsigned long round = 0; round < rounds; ++round) {
-            std::vector<std::uint8_t> bytes(random() % 300);
-            // Small numbers are lengths that fit.
-            const unsigned most = round % 3 == 0 ? 256 : 1 + random() % 20;
-            for (std::uint8_t& byte : bytes) byte = static_cast<std::uint8_t>(random() % most);
-            run(bytes.data(), bytes.size());
-        }
-        std::printf("%lu rounds\n", rounds);
-    }
-}
-#endif
+}  // namespace perilune::fuzz

@@ -1,22 +1,17 @@
 // Fuzzes the parser of HTTP: any bytes in any pieces give the same messages as in one piece, no
 // limit is passed, and no more memory is held than the limits allow.
-//
-//   with libFuzzer   clang++ -fsanitize=fuzzer,address -DPERILUNE_LIBFUZZER ...
-//   without          build it as any program and give it files, or a number of random runs:
-//                    http_fuzz 1000000; http_fuzz crash-0123
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <random>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "driver.h"
 #include "net/http.h"
+
+namespace perilune::fuzz {
 
 namespace {
 
@@ -26,10 +21,6 @@ using Event = HttpParser::Event;
 
 constexpr perilune::HttpLimits kLimits{
     .header_bytes = 400, .headers = 8, .target_bytes = 100, .body_bytes = 64};
-
-void check(bool condition) {
-    if (!condition) std::abort();
-}
 
 void tell_headers(std::string& told, const std::vector<HttpHeader>& headers) {
     check(headers.size() <= kLimits.headers);
@@ -78,26 +69,6 @@ std::string parse(HttpParser::Kind kind, std::string_view input, std::size_t pie
     return told;
 }
 
-void run(const std::uint8_t* data, std::size_t size) {
-    if (size < 2) return;
-    const auto kind = data[0] % 2 == 0 ? HttpParser::Kind::request : HttpParser::Kind::response;
-    const bool no_body = data[0] % 16 == 15;
-    const std::size_t piece = 1 + data[1] % 32;
-    const std::string_view input(reinterpret_cast<const char*>(data + 2), size - 2);
-    const std::string whole = parse(kind, input, input.size() + 1, no_body);
-    check(whole == parse(kind, input, piece, no_body));
-}
-
-}  // namespace
-
-#ifdef PERILUNE_LIBFUZZER
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    run(data, size);
-    return 0;
-}
-#else
-namespace {
-
 // The corpus, of which random runs put pieces together and change bytes.
 constexpr std::array<std::string_view, 24> kPieces = {
     "GET / HTTP/1.1\r\n",
@@ -126,37 +97,27 @@ constexpr std::array<std::string_view, 24> kPieces = {
     "40\r\n0123456789012345678901234567890123456789012345678901234567890123\r\n",
 };
 
-std::vector<std::uint8_t> make_input(std::mt19937_64& random) {
-    std::vector<std::uint8_t> bytes = {static_cast<std::uint8_t>(random()),
-                                       static_cast<std::uint8_t>(random())};
+}  // namespace
+
+void run(const std::uint8_t* data, std::size_t size) {
+    if (size < 2) return;
+    const auto kind = data[0] % 2 == 0 ? HttpParser::Kind::request : HttpParser::Kind::response;
+    const bool no_body = data[0] % 16 == 15;
+    const std::size_t piece = 1 + data[1] % 32;
+    const std::string_view input(reinterpret_cast<const char*>(data + 2), size - 2);
+    const std::string whole = parse(kind, input, input.size() + 1, no_body);
+    check(whole == parse(kind, input, piece, no_body));
+}
+
+std::string random_input(std::mt19937_64& random, unsigned long) {
+    std::string bytes{static_cast<char>(random()), static_cast<char>(random())};
     for (std::uint64_t count = 1 + random() % 16; count > 0; --count) {
-        const std::string_view piece = kPieces[random() % kPieces.size()];
-        bytes.insert(bytes.end(), piece.begin(), piece.end());
+        bytes += kPieces[random() % kPieces.size()];
     }
     for (std::uint64_t count = random() % 4; count > 1; --count) {
-        bytes[random() % bytes.size()] = static_cast<std::uint8_t>(random());
+        bytes[random() % bytes.size()] = static_cast<char>(random());
     }
     return bytes;
 }
 
-}  // namespace
-
-int main(int count, char** arguments) {
-    for (int i = 1; i < count; ++i) {
-        char* end = nullptr;
-        const unsigned long rounds = std::strtoul(arguments[i], &end, 10);
-        if (*end != '\0') {
-            std::ifstream file(arguments[i], std::ios::binary);
-            const std::string bytes{std::istreambuf_iterator<char>(file), {}};
-            run(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
-            continue;
-        }
-        std::mt19937_64 random(rounds);
-        for (unsigned long round = 0; round < rounds; ++round) {
-            const std::vector<std::uint8_t> bytes = make_input(random);
-            run(bytes.data(), bytes.size());
-        }
-        std::printf("%lu rounds\n", rounds);
-    }
-}
-#endif
+}  // namespace perilune::fuzz

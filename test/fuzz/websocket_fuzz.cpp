@@ -1,31 +1,22 @@
 // Fuzzes the WebSocket decoder: any bytes in any pieces give the same messages as in one piece, no
 // message is over the limit, and texts are UTF-8.
-//
-//   with libFuzzer   clang++ -fsanitize=fuzzer,address -DPERILUNE_LIBFUZZER ...
-//   without          build it as any program and give it files, or a number of random runs:
-//                    websocket_fuzz 1000000; websocket_fuzz crash-0123
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "driver.h"
 #include "net/websocket.h"
+
+namespace perilune::fuzz {
 
 namespace {
 
 using perilune::Frame;
 using perilune::WebSocketDecoder;
 using Outcome = WebSocketDecoder::Outcome;
-
-void check(bool condition) {
-    if (!condition) std::abort();
-}
 
 bool goes_on(Outcome outcome) {
     return outcome == Outcome::binary || outcome == Outcome::text || outcome == Outcome::ping ||
@@ -64,18 +55,6 @@ Result decode(perilune::WebSocketRole role, std::string_view input, std::size_t 
     return result;
 }
 
-void run(const std::uint8_t* data, std::size_t size) {
-    if (size < 3) return;
-    const auto role = static_cast<perilune::WebSocketRole>(data[0] % 2);
-    const std::size_t limit = data[1] * 16u;
-    const std::size_t piece = 1 + data[2] % 32;
-    const std::string_view input(reinterpret_cast<const char*>(data + 3), size - 3);
-    const Result whole = decode(role, input, limit, std::max<std::size_t>(1, input.size()));
-    const Result pieces = decode(role, input, limit, piece);
-    // A text that is wrong may be refused before its frame is there, and before what follows.
-    check(whole == pieces);
-}
-
 // Frames that make sense, and now and then a byte that doesn't.
 std::string random_frames(std::mt19937_64& random, bool masked) {
     std::string bytes;
@@ -104,30 +83,21 @@ std::string random_frames(std::mt19937_64& random, bool masked) {
 
 }  // namespace
 
-#ifdef PERILUNE_LIBFUZZER
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-    run(data, size);
-    return 0;
+void run(const std::uint8_t* data, std::size_t size) {
+    if (size < 3) return;
+    const auto role = static_cast<perilune::WebSocketRole>(data[0] % 2);
+    const std::size_t limit = data[1] * 16u;
+    const std::size_t piece = 1 + data[2] % 32;
+    const std::string_view input(reinterpret_cast<const char*>(data + 3), size - 3);
+    const Result whole = decode(role, input, limit, std::max<std::size_t>(1, input.size()));
+    const Result pieces = decode(role, input, limit, piece);
+    check(whole == pieces);
 }
-#else
-int main(int count, char** arguments) {
-    for (int i = 1; i < count; ++i) {
-        char* end = nullptr;
-        const unsigned long rounds = std::strtoul(arguments[i], &end, 10);
-        if (*end != '\0') {
-            std::ifstream file(arguments[i], std::ios::binary);
-            const std::string bytes{std::istreambuf_iterator<char>(file), {}};
-            run(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
-            continue;
-        }
-        std::mt19937_64 random(rounds);
-        for (unsigned long round = 0; round < rounds; ++round) {
-            std::string bytes(3, '\0');
-            for (char& byte : bytes) byte = static_cast<char>(random());
-            bytes += random_frames(random, bytes[0] % 2 == 0);
-            run(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
-        }
-        std::printf("%lu rounds\n", rounds);
-    }
+
+std::string random_input(std::mt19937_64& random, unsigned long) {
+    std::string bytes(3, '\0');
+    for (char& byte : bytes) byte = static_cast<char>(random());
+    return bytes + random_frames(random, bytes[0] % 2 == 0);
 }
-#endif
+
+}  // namespace perilune::fuzz
