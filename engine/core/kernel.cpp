@@ -306,7 +306,7 @@ Kernel::TurnEnd Kernel::run_turn(ActorCell* cell, std::uint64_t began_at,
         bury(cell);
         return TurnEnd::buried;
     }
-    if (cell->wants_drain.load(std::memory_order_relaxed) && !mailbox.half_full() &&
+    if (cell->wants_drain.load(std::memory_order_relaxed) && mailbox.has_drained() &&
         cell->wants_drain.exchange(false) && on_drained_) {
         on_drained_(cell);
     }

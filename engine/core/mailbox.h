@@ -104,16 +104,19 @@ class Mailbox {
     const Load& load() const { return load_; }
     std::uint64_t max_count() const { return max_count_.load(std::memory_order_relaxed); }
     // True when half of a limit is reached: sockets pause their reading.
-    bool half_full() const {
-        return load_.count() * 2 >= max_count() ||
-               load_.bytes() * 2 >= max_bytes_.load(std::memory_order_relaxed);
-    }
+    bool half_full() const { return !is_below(4); }
+    // True when there is so much room again that reading on is worth while.
+    bool has_drained() const { return is_below(3); }
 
   private:
     static Message* idle_mark() { return reinterpret_cast<Message*>(1); }
     static Message* closed_mark() { return reinterpret_cast<Message*>(2); }
     static bool is_mark(const Message* head) { return reinterpret_cast<std::uintptr_t>(head) <= 2; }
     static Message* reversed(Message* newest);
+    bool is_below(std::uint64_t eighths) const {
+        return load_.count() * 8 < max_count() * eighths &&
+               load_.bytes() * 8 < max_bytes_.load(std::memory_order_relaxed) * eighths;
+    }
 
     // Any thread.
     alignas(64) std::atomic<Message*> head_{closed_mark()};

@@ -19,6 +19,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <queue>
@@ -283,6 +284,7 @@ class Network {
     Input cut(Connection& connection, std::string_view& input);
     static bool has_room(Registry::Slot& slot);
     bool owner_has_room(Connection& connection);
+    void read_waiting(ActorCell* cell);
     Taken take_frame(Connection& connection, std::string_view& input);
     Taken take_message(Connection& connection, std::string_view& input);
     bool post_frame(Connection& connection, SocketEvent event, Frame& frame);
@@ -369,6 +371,8 @@ class Network {
     std::unique_ptr<char[]> read_buffer_;
     std::unique_ptr<char[]> plain_buffer_;  // what was read, decrypted; made when it is needed
     std::vector<ListenerId> paused_listeners_;
+    // Until the owner's mailbox has room again, the one that waits for longest first.
+    std::unordered_map<ActorCell*, std::deque<ConnectionId>> waiting_;
 
     std::mutex pool_mutex_;
     std::vector<std::unique_ptr<Connection>> all_connections_;  // guarded by pool_mutex_
@@ -380,9 +384,6 @@ class Network {
 
     std::mutex owners_mutex_;
     std::unordered_map<Handle, Connection*> owned_;  // first of a list; guarded by owners_mutex_
-
-    std::mutex drains_mutex_;
-    std::unordered_map<ActorCell*, std::vector<ConnectionId>> drains_;  // guarded by drains_mutex_
 
     std::mutex deadlines_mutex_;
     // Guarded by deadlines_mutex_.

@@ -9,6 +9,7 @@ namespace {
 constexpr std::size_t kPlainBuffer = Network::kReadBuffer + TlsStream::kReadAhead;
 constexpr int kReadRounds = 8;     // full buffers of one connection before others get a turn
 constexpr int kFramesACheck = 16;  // frames between two looks at the owner's mailbox
+constexpr int kReadsADrain = 64;   // connections that waited for room before others get a turn
 
 }  // namespace
 
@@ -283,33 +284,46 @@ bool Network::owner_has_room(Connection& c) {
     ActorCell* cell = slot->cell.load();
     const ConnectionId id{c.polled_id};
     c.pause.fetch_or(Connection::kByMailbox);
-    {
-        const std::lock_guard lock(drains_mutex_);
-        drains_[cell].push_back(id);
+    if (cell->mailbox.half_full()) {
+        waiting_[cell].push_back(id);
+        cell->wants_drain.store(true);
     }
-    cell->wants_drain.store(true);
     // It may have been emptied before it could see that somebody waits.
     if (has_room(*slot)) {
         c.pause.fetch_and(~Connection::kByMailbox);
         return true;
     }
-    // A light service has a limit of its own, which tells nobody.
+    // A light service has a limit of its own, which tells nobody; and another may own it soon.
     if (Locked locked = find(id)) watch(*locked, now_ns() + kDrainRetryNs);
     return false;
 }
 
 void Network::on_drained(ActorCell* cell) {
-    std::vector<ConnectionId> waiting;
-    {
-        const std::lock_guard lock(drains_mutex_);
-        const auto found = drains_.find(cell);
-        if (found == drains_.end()) return;
-        waiting = std::move(found->second);
-        drains_.erase(found);
+    transport_->post([this, cell] {
+        const PollingScope polling(this);
+        read_waiting(cell);
+    });
+}
+
+// Those that wait for room in a mailbox are read one after the other, for as long as there is
+// some: what all of them have may be many times what fits.
+void Network::read_waiting(ActorCell* cell) {
+    for (int count = 0; count < kReadsADrain; ++count) {
+        const auto found = waiting_.find(cell);
+        if (found == waiting_.end()) return;
+        if (cell->mailbox.half_full()) {
+            cell->wants_drain.store(true);
+            if (cell->mailbox.half_full()) return;
+        }
+        const ConnectionId id = found->second.front();
+        found->second.pop_front();
+        if (found->second.empty()) waiting_.erase(found);
+        Connection* c = connections_.find(id);
+        if (c == nullptr || c->polled_id != id.value) continue;
+        const std::uint32_t before = c->pause.fetch_and(~Connection::kByMailbox);
+        if (before == Connection::kByMailbox) read(*c);
     }
-    for (const ConnectionId id : waiting) {
-        if (Locked c = find(id)) unpause(*c, Connection::kByMailbox);
-    }
+    on_drained(cell);
 }
 
 // Under the mutex.

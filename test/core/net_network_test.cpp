@@ -768,6 +768,24 @@ TEST_F(NetworkTest, reading_pauses_while_the_owners_mailbox_is_half_full) {
     EXPECT_EQ(server.count(SocketEvent::data), 60'000u);
 }
 
+TEST_F(NetworkTest, those_that_wait_for_room_in_a_mailbox_are_not_all_woken_for_a_little_of_it) {
+    constexpr std::size_t kClients = 400, kFrames = 200;
+    Service& server = service();
+    const std::uint16_t port = listen(server, options(FramingKind::packet));
+    std::vector<std::unique_ptr<Client>> clients;
+    for (std::size_t i = 0; i < kClients; ++i) clients.push_back(std::make_unique<Client>(port));
+    ASSERT_TRUE(server.wait(SocketEvent::opened, kClients));
+    server.hold();
+    std::string burst;
+    for (std::size_t i = 0; i < kFrames; ++i) burst += packet("tiny");
+    for (auto& client : clients) client->send(burst);
+    EXPECT_TRUE(eventually([&] { return counters().frames_in.load() > 30'000u; }));
+    server.release();
+    EXPECT_TRUE(server.wait(SocketEvent::data, kClients * kFrames, 20s));
+    // Each may have to wait once, and one more each time the room is used up.
+    EXPECT_LE(counters().read_pauses.load(), 2 * kClients);
+}
+
 TEST_F(NetworkTest, paused_connection_is_not_read_until_resumed) {
     Service& server = service();
     ListenOptions paused = options(FramingKind::line);
