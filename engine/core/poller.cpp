@@ -40,6 +40,7 @@ void Poller::wait(std::int64_t deadline_ns) {
             }
         });
     }
+    state.context.restart();
     // Moving the alarm completes its former wait, which is no reason to return.
     do {
         state.alarm_moved = false;
@@ -48,7 +49,12 @@ void Poller::wait(std::int64_t deadline_ns) {
     state.context.poll();
 }
 
-void Poller::poll() { state_->context.poll(); }
+void Poller::poll() {
+    state_->context.restart();
+    state_->context.poll();
+}
+
+void Poller::enough() { state_->context.stop(); }
 
 void Poller::wake() {
     State& state = *state_;

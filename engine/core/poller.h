@@ -24,11 +24,15 @@ class Poller {
     asio::io_context& context();
 
     // Blocks until something is ready, `deadline_ns` of the monotonic clock has come, or
-    // wake() was called; then handles all that is ready. INT64_MAX: no deadline.
+    // wake() was called; then handles what is ready. INT64_MAX: no deadline.
     void wait(std::int64_t deadline_ns);
 
-    // Handles all that is ready now.
+    // Handles what is ready now: all of it, if nobody calls enough().
     void poll();
+
+    // A handler has made so much work that services should do it before more comes: what else
+    // is ready waits for the next wait() or poll(). Only from a handler.
+    void enough();
 
     // Makes a wait() return that blocks now or is about to. Any thread.
     void wake();
