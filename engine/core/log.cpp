@@ -13,37 +13,32 @@
 // the thread; then State stays alive with it.
 #include "core/log.h"
 
-#include <fcntl.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spdlog/async_logger.h>
 #include <spdlog/details/thread_pool.h>
 #include <spdlog/sinks/sink.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <climits>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <functional>
 #include <iterator>
 #include <system_error>
 #include <thread>
 #include <utility>
 
+#include "core/log_sinks.h"
+
 namespace perilune {
 
 static constexpr std::size_t kBatch = 64;                  // records that wait for a write, at most
 static constexpr std::size_t kMaxService = 128;            // bytes of a service's name
 static constexpr std::size_t kMaxFields = 4096;            // bytes of all keys and values
-static constexpr int kPollMs = 100;                        // how often a blocked stream looks up
 static constexpr std::int64_t kDetachNs = 300 * kNsPerMs;  // for a stream to look up at the end
 
 // Travels in source_loc::filename of a record whose newlines stay.
@@ -62,361 +57,11 @@ std::optional<LogLevel> parse_log_level(std::string_view name) {
     return std::nullopt;
 }
 
-// --- text ---
-
-static bool is_word(char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
-           c == '-';
-}
-
-static bool is_blank(char c) { return c == ' ' || c == '\t'; }
-
-static char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c; }
-
-// Whether `name` ends with `ending`, which is lower-case, in any case.
-static bool ends_with(std::string_view name, std::string_view ending) {
-    return name.size() >= ending.size() &&
-           std::equal(ending.rbegin(), ending.rend(), name.rbegin(),
-                      [](char left, char right) { return left == lower(right); });
-}
-
-// Whether a value of this name is a secret: also that of resume_token or DB_PASSWORD.
-static bool is_secret(std::string_view name) {
-    static constexpr std::string_view kSecrets[] = {
-        "password", "passwd",  "passphrase", "token",       "secret",
-        "api_key",  "api-key", "apikey",     "private_key", "authorization",
-    };
-    return std::any_of(std::begin(kSecrets), std::end(kSecrets),
-                       [name](std::string_view secret) { return ends_with(name, secret); });
-}
-
-// The name that ends before text[end], where = or : stands, or nothing. Walks back a bounded
-// way, so that hostile text costs no more than its length.
-static std::string_view name_before(std::string_view text, std::size_t end) {
-    static constexpr std::size_t kMaxBlanks = 4;
-    static constexpr std::size_t kMaxName = 64;
-    std::size_t blanks = 0;
-    while (end > 0 && is_blank(text[end - 1]) && blanks++ < kMaxBlanks) --end;
-    if (end > 0 && text[end - 1] == ']') --end;  // ["password"] = ...
-    if (end > 0 && (text[end - 1] == '"' || text[end - 1] == '\'')) --end;
-    if (end > 0 && text[end - 1] == '\\') --end;  // JSON within JSON
-    std::size_t begin = end;
-    while (begin > 0 && end - begin < kMaxName && is_word(text[begin - 1])) --begin;
-    return text.substr(begin, end - begin);
-}
-
-struct Range {
-    std::size_t begin;
-    std::size_t end;
-};
-
-// The value that begins after text[at], which is = or :.
-static Range value_after(std::string_view text, std::size_t at, bool to_end_of_line) {
-    std::size_t begin = at + 1;
-    while (begin < text.size() && is_blank(text[begin])) ++begin;
-    const bool escaped = begin + 1 < text.size() && text[begin] == '\\' &&
-                         (text[begin + 1] == '"' || text[begin + 1] == '\'');
-    if (escaped) ++begin;
-    if (begin < text.size() && (text[begin] == '"' || text[begin] == '\'')) {
-        const char quote = text[begin++];
-        std::size_t end = begin;
-        while (end < text.size() && text[end] != quote) {
-            if (text[end] == '\\') {
-                if (escaped && end + 1 < text.size() && text[end + 1] == quote) break;
-                ++end;
-            }
-            ++end;
-        }
-        return {begin, std::min(end, text.size())};
-    }
-    const std::string_view stops = to_end_of_line ? "\r\n\"'" : " \t\r\n,;&)}]\"'<>";
-    return {begin, std::min(text.find_first_of(stops, begin), text.size())};
-}
-
-// The password in the URL whose "://" is at text[at]; empty if there is none.
-static Range password_of_url(std::string_view text, std::size_t at) {
-    static constexpr std::size_t kMaxUrl = 256;  // looked at; the text may be hostile
-    const std::size_t begin = at + 3;
-    const std::string_view rest = text.substr(begin, kMaxUrl);
-    const std::string_view authority = rest.substr(0, rest.find_first_of("/?# \t\r\n\"'<>`"));
-    std::size_t sign = authority.rfind('@');
-    const std::size_t colon = authority.find(':');
-    if (colon == std::string_view::npos) return {at, at};
-    if (sign == std::string_view::npos) {
-        // A password with an unescaped slash in it? Not when a port stands there.
-        const std::string_view port = authority.substr(colon + 1);
-        if (port.find_first_not_of("0123456789") == std::string_view::npos) return {at, at};
-        sign = rest.substr(0, rest.find_first_of(" \t\r\n\"'<>`")).rfind('@');
-    }
-    if (sign == std::string_view::npos || sign < colon) return {at, at};
-    return {begin + colon + 1, begin + sign};
-}
-
-// `text` with *** in place of secrets.
-static std::string redact(std::string_view text) {
-    std::string result;
-    std::size_t copied = 0;
-    const auto replace = [&](Range range) {
-        if (range.begin >= range.end || range.begin < copied) return false;
-        result.append(text, copied, range.begin - copied);
-        result += "***";
-        copied = range.end;
-        return true;
-    };
-    for (std::size_t i = text.find_first_of("=:"); i < text.size();
-         i = text.find_first_of("=:", i + 1)) {
-        if (text.substr(i, 3) == "://") {
-            const Range range = password_of_url(text, i);
-            if (replace(range)) i = range.end - 1;
-            continue;
-        }
-        if (i + 1 < text.size() && text[i + 1] == text[i]) {  // == and :: name nothing
-            ++i;
-            continue;
-        }
-        const std::string_view name = name_before(text, i);
-        if (name.empty() || !is_secret(name)) continue;
-        // "Authorization: Bearer ..." goes on to the end of its line.
-        const Range range = value_after(text, i, ends_with(name, "authorization"));
-        if (replace(range)) i = range.end - 1;
-    }
-    result.append(text, copied);
-    return result;
-}
-
-struct Utf8 {
-    std::uint32_t code = 0;
-    std::size_t size = 0;  // 0: not UTF-8
-};
-
-// The character at the front of `text`, which is not empty, by RFC 3629.
-static Utf8 decode_utf8(std::string_view text) {
-    const auto byte = [text](std::size_t i) -> std::uint32_t {
-        return static_cast<unsigned char>(text[i]);
-    };
-    const std::uint32_t first = byte(0);
-    if (first < 0x80) return {first, 1};
-    const std::size_t size = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
-    if (first < 0xc2 || first > 0xf4 || text.size() < size) return {};
-    std::uint32_t code = first & (0x7fu >> size);
-    for (std::size_t i = 1; i < size; ++i) {
-        if ((byte(i) & 0xc0) != 0x80) return {};
-        code = (code << 6) | (byte(i) & 0x3f);
-    }
-    static constexpr std::uint32_t kSmallest[] = {0, 0, 0x80, 0x800, 0x10000};
-    const bool surrogate = code >= 0xd800 && code <= 0xdfff;
-    if (code < kSmallest[size] || code > 0x10ffff || surrogate) return {};
-    return {code, size};
-}
-
-// What ends lines, moves the cursor or reorders what is shown, apart from ASCII: C1 controls,
-// line and paragraph separators, bidirectional overrides.
-static bool is_unsafe(std::uint32_t code) {
-    return (code >= 0x80 && code <= 0x9f) || code == 0x2028 || code == 0x2029 ||
-           (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
-}
-
-static void append_code(std::string& out, const char* format, std::uint32_t code) {
-    char text[16];
-    out.append(text, static_cast<std::size_t>(std::snprintf(text, sizeof text, format, code)));
-}
-
-// Appends `text` for a terminal: what could harm it as \n, \x1b or \u2028.
-static void append_text(std::string& out, std::string_view text, LogText mode) {
-    while (!text.empty()) {
-        const Utf8 character = decode_utf8(text);
-        const std::uint32_t code = character.code;
-        if (character.size == 0) {
-            append_code(out, "\\x%02x", static_cast<unsigned char>(text[0]));
-        } else if (code == '\n') {
-            out += mode == LogText::lines ? "\n    " : "\\n";
-        } else if (code == '\r') {
-            out += "\\r";
-        } else if ((code < 0x20 && code != '\t') || code == 0x7f) {
-            append_code(out, "\\x%02x", code);
-        } else if (is_unsafe(code)) {
-            append_code(out, "\\u%04x", code);
-        } else {
-            out.append(text, 0, character.size);
-        }
-        text.remove_prefix(std::max<std::size_t>(character.size, 1));
-    }
-}
-
-// Appends `text` as a JSON string; what is not UTF-8 becomes U+FFFD.
-static void append_json(std::string& out, std::string_view text) {
-    out += '"';
-    while (!text.empty()) {
-        const Utf8 character = decode_utf8(text);
-        const std::uint32_t code = character.code;
-        if (character.size == 0) {
-            out += "\\ufffd";
-        } else if (code == '"' || code == '\\') {
-            out += '\\';
-            out += static_cast<char>(code);
-        } else if (code == '\n') {
-            out += "\\n";
-        } else if (code < 0x20 || code == 0x7f || is_unsafe(code)) {
-            append_code(out, "\\u%04x", code);
-        } else {
-            out.append(text, 0, character.size);
-        }
-        text.remove_prefix(std::max<std::size_t>(character.size, 1));
-    }
-    out += '"';
-}
-
 std::string Log::clean(std::string_view text, LogText mode) {
     std::string result;
     append_text(result, redact(text), mode);
     return result;
 }
-
-// The longest part of `text` of at most `limit` bytes that cuts no character.
-static std::string_view cut(std::string_view text, std::size_t limit) {
-    if (text.size() <= limit) return text;
-    std::size_t size = limit;
-    while (size > 0 && limit - size < 4 && (text[size] & 0xc0) == 0x80) --size;
-    return text.substr(0, size);
-}
-
-// --- sinks; all of it on the log's thread ---
-
-// Blocks until all of `data` is written to `fd` or it can't be. `closing` ends waiting.
-static bool write_stream(int fd, bool is_socket, std::string_view data,
-                         const std::atomic<bool>& closing) {
-    while (!data.empty()) {
-        pollfd ready{fd, POLLOUT, 0};
-        const int count = poll(&ready, 1, kPollMs);
-        if (count < 0 && errno != EINTR) return false;
-        if (count <= 0) {
-            if (closing.load()) return false;
-            continue;
-        }
-        const std::size_t size = std::min<std::size_t>(data.size(), PIPE_BUF);
-        const ssize_t written = is_socket ? send(fd, data.data(), size, MSG_DONTWAIT | MSG_NOSIGNAL)
-                                          : ::write(fd, data.data(), size);
-        if (written < 0) {
-            if (errno != EINTR && errno != EAGAIN) return false;
-            if (closing.load()) return false;
-            continue;
-        }
-        data.remove_prefix(static_cast<std::size_t>(written));
-    }
-    return true;
-}
-
-class StreamSink {
-  public:
-    StreamSink(int fd, const std::atomic<bool>& closing) : fd_(fd), closing_(closing) {
-        struct stat status;
-        is_socket_ = fd >= 0 && fstat(fd, &status) == 0 && S_ISSOCK(status.st_mode);
-    }
-
-    void append(std::string_view line) {
-        if (fd_ >= 0) lines_ += line;
-    }
-
-    // False when it could not be written; it is lost then.
-    bool flush() {
-        if (lines_.empty()) return true;
-        if (torn_) lines_.insert(0, "\n");
-        torn_ = !write_stream(fd_, is_socket_, lines_, closing_);
-        lines_.clear();
-        return !torn_;
-    }
-
-  private:
-    const int fd_;
-    const std::atomic<bool>& closing_;
-    bool is_socket_ = false;
-    bool torn_ = false;  // the last write may have ended within a line
-    std::string lines_;
-};
-
-// name.log, and the older name.1.log, name.2.log, ...
-class FileSink {
-  public:
-    FileSink(std::string path, std::size_t max_bytes, std::size_t files)
-        : path_(std::move(path)), max_bytes_(std::max<std::size_t>(max_bytes, 1)), files_(files) {}
-    ~FileSink() {
-        if (fd_ >= 0) close(fd_);
-    }
-
-    bool is_wanted() const { return !path_.empty(); }
-
-    bool open() {
-        // Without O_NONBLOCK a named pipe would hold us up here; files don't mind it.
-        fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0640);
-        if (fd_ < 0) return false;
-        struct stat status;
-        size_ = fstat(fd_, &status) == 0 ? static_cast<std::size_t>(status.st_size) : 0;
-        return true;
-    }
-
-    // False when lines before this one were lost.
-    bool append(std::string_view line) {
-        if (!is_wanted()) return true;
-        bool ok = true;
-        if (size_ + lines_.size() + line.size() > max_bytes_ && size_ + lines_.size() > 0) {
-            ok = flush();
-            rotate();
-        }
-        lines_ += line;
-        return ok;
-    }
-
-    bool flush() {
-        if (lines_.empty()) return true;
-        if (fd_ < 0) open();
-        if (torn_) lines_.insert(0, "\n");
-        std::string_view rest = lines_;
-        while (!rest.empty()) {
-            const ssize_t written = ::write(fd_, rest.data(), rest.size());
-            if (written < 0 && errno == EINTR) continue;
-            if (written <= 0) break;
-            size_ += static_cast<std::size_t>(written);
-            rest.remove_prefix(static_cast<std::size_t>(written));
-        }
-        torn_ = !rest.empty();
-        lines_.clear();
-        return !torn_;
-    }
-
-  private:
-    std::string old_path(std::size_t number) const {
-        if (number == 0) return path_;
-        const std::filesystem::path path(path_);
-        const std::string name =
-            path.stem().string() + "." + std::to_string(number) + path.extension().string();
-        return (path.parent_path() / name).string();
-    }
-
-    // A file that can't be renamed is written on, and this is tried again max_bytes later.
-    void rotate() {
-        struct stat status;
-        if (fd_ >= 0 && fstat(fd_, &status) == 0 && !S_ISREG(status.st_mode)) {
-            size_ = 0;
-            return;
-        }
-        for (std::size_t number = files_; number > 0; --number) {
-            ::rename(old_path(number - 1).c_str(), old_path(number).c_str());
-        }
-        if (files_ == 0) unlink(path_.c_str());
-        if (fd_ >= 0) close(fd_);
-        open();
-        if (size_ > 0) size_ = 0;
-        torn_ = false;
-    }
-
-    const std::string path_;
-    const std::size_t max_bytes_;
-    const std::size_t files_;
-    int fd_ = -1;
-    std::size_t size_ = 0;
-    bool torn_ = false;
-    std::string lines_;
-};
 
 struct Log::State {
     State(const LogOptions& options, bool colour)
@@ -488,7 +133,9 @@ void Log::State::append_time(std::int64_t wall_ns) {
         second_text = text;
     }
     line += second_text;
-    append_code(line, ".%03u", static_cast<std::uint32_t>(rest_ns / kNsPerMs));
+    char milliseconds[8];
+    std::snprintf(milliseconds, sizeof milliseconds, ".%03d", static_cast<int>(rest_ns / kNsPerMs));
+    line += milliseconds;
     if (json) line += 'Z';
 }
 

@@ -26,6 +26,7 @@
 #include <string_view>
 
 #include "core/clock.h"
+#include "core/log_text.h"
 #include "perilune/status.h"
 
 namespace perilune {
@@ -38,12 +39,6 @@ std::optional<LogLevel> parse_log_level(std::string_view name);
 
 enum class LogFormat : std::uint8_t { text, json };
 enum class LogColour : std::uint8_t { automatic, always, never };  // automatic: on a terminal
-
-// What may stand in a message.
-enum class LogText : std::uint8_t {
-    line,   // newlines are escaped like every control character
-    lines,  // a traceback of the engine's own: newlines stay, what follows one is indented
-};
 
 struct LogOptions {
     LogLevel level = LogLevel::info;
