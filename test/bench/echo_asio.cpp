@@ -1,6 +1,7 @@
 // The reference of the network workloads: a server on plain asio, one thread, no engine. It echoes
 // frames [u16 big-endian length][payload], or, with the argument "broadcast", sends each to all
-// connections. Prints READY and its port; ends at SIGTERM.
+// connections; with "packet" it echoes frames [u16 little-endian length of all][payload]. Prints
+// READY and its port; ends at SIGTERM.
 #include <asio.hpp>
 #include <cstdint>
 #include <cstdio>
@@ -19,6 +20,14 @@ constexpr std::size_t kReadBuffer = 16 * 1024;
 class Session;
 std::set<Session*> sessions;
 bool broadcasts = false;
+bool packets = false;
+
+// Of the frame that begins with these two bytes.
+std::size_t frame_size(std::string_view bytes) {
+    const std::size_t first = static_cast<unsigned char>(bytes[0]);
+    const std::size_t second = static_cast<unsigned char>(bytes[1]);
+    return packets ? first | second << 8 : 2 + (first << 8 | second);
+}
 
 class Session : public std::enable_shared_from_this<Session> {
   public:
@@ -57,8 +66,7 @@ class Session : public std::enable_shared_from_this<Session> {
     void cut() {
         std::string_view left(in_.data(), used_);
         while (left.size() >= 2) {
-            const std::size_t size = 2 + (static_cast<unsigned char>(left[0]) << 8 |
-                                          static_cast<unsigned char>(left[1]));
+            const std::size_t size = frame_size(left);
             if (left.size() < size) break;
             if (broadcasts) {
                 for (Session* session : sessions) session->send(left.substr(0, size));
@@ -95,6 +103,7 @@ void accept(tcp::acceptor& acceptor) {
 
 int main(int count, char** arguments) {
     broadcasts = count > 1 && std::string_view(arguments[1]) == "broadcast";
+    packets = count > 1 && std::string_view(arguments[1]) == "packet";
     asio::io_context context(1);
     tcp::acceptor acceptor(context, {asio::ip::make_address_v4("127.0.0.1"), 0});
     acceptor.listen(4096);

@@ -108,6 +108,7 @@ local function add_server(name, script, reference, env, smoke)
     for key, value in pairs(env) do settings[key], small[key] = value, value end
     for key, value in pairs(smoke) do small[key] = value end
     settings.NAME = name .. (kind == "asio" and "_asio" or "")
+    if kind == "asio" then settings.LOGIN, small.LOGIN = nil, nil end
     small.NAME = settings.NAME
     jobs[#jobs + 1] = {
       name = ("%s %s"):format(name, kind), script = script, loaded = true, threads = 1,
@@ -131,6 +132,13 @@ for _, connections in ipairs { 2000, 10000 } do
   local rate = connections > 2000 and 10 or 50
   add_server(("W6_rate_%d"):format(connections), "w6", "echo_asio broadcast",
     { MODE = "broadcast", CONNECTIONS = connections, SIZE = 100, RATE = rate }, few)
+end
+for _, wire in ipairs { "json", "buf" } do
+  for _, connections in ipairs { 100, 2000 } do
+    add_server(("W11_%s_%d"):format(wire, connections), "w11", "echo_asio packet", {
+      MODE = "echo", WIRE = wire, LOGIN = 1, CONNECTIONS = connections, SIZE = 64, DEPTH = 16,
+    }, { CONNECTIONS = 10, SECONDS = 0.2 })
+  end
 end
 add_server("W7", "w5", "echo_asio", { MODE = "idle", CONNECTIONS = 10000, SIZE = 64 },
   { CONNECTIONS = 50 })
@@ -253,6 +261,16 @@ for _, connections in ipairs { 2000, 10000 } do
     { lower = true, target = 4.0 })
   server(("W6 broadcast, %d/s, "):format(connections > 2000 and 10 or 50) .. many, "CPU s/1M",
     ("W6_rate_%d_cpu"):format(connections), { lower = true, target = 9.0 })
+end
+for _, wire in ipairs { "json", "buf" } do
+  for _, connections in ipairs { 100, 2000 } do
+    local many = ("%s, %d conn."):format(wire:upper(), connections)
+    local prefix = ("W11_%s_%d_"):format(wire, connections)
+    server("W11 gateway and service, " .. many, "CPU s/1M", prefix .. "cpu",
+      { lower = true, target = 3 })
+    server("W11 ... rate", "messages/s", prefix .. "rate",
+      connections == 100 and { target = 300e3 } or {})
+  end
 end
 server("W7 memory of an idle connection", "KiB", "W7_idle", { lower = true, target = 2 })
 server("W7 ... after an echo", "KiB", "W7_after_echo", { lower = true, target = 2 })

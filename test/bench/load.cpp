@@ -1,7 +1,10 @@
-// Loads a server of frames [u16 big-endian length][payload] over TCP, and measures what that costs
-// the server. `load <program> <arguments...>` starts it, waits for its line "READY <port>", and
-// ends it at last. Every frame's bytes and order are checked; a wrong one is a line FAIL.
+// Loads a server over TCP, and measures what that costs the server. `load <program>
+// <arguments...>` starts it, waits for its line "READY <port>", and ends it at last. Every frame's
+// bytes and order are checked; a wrong one is a line FAIL.
 //
+//   BENCH_WIRE         frames: [u16 big-endian length][payload], the default
+//                      json, buf: packets of the client protocol, to a service that echoes
+//   BENCH_LOGIN        1: each connection says hello and logs in as a guest first
 //   BENCH_MODE         echo: each connection keeps BENCH_DEPTH frames in flight
 //                      broadcast: what connection 0 sends comes to all; BENCH_RATE a second, or,
 //                      without, at most BENCH_WINDOW that have not reached all
@@ -21,6 +24,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cinttypes>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -44,6 +48,11 @@ pid_t server = 0;
     std::printf("FAIL %s (%s)\n", what, std::strerror(errno));
     if (server > 0) kill(server, SIGKILL);
     std::exit(1);
+}
+
+std::string text_setting(const char* name, const char* fallback) {
+    const char* text = std::getenv(name);
+    return text == nullptr ? fallback : text;
 }
 
 double setting(const char* name, double fallback) {
@@ -103,6 +112,108 @@ double server_memory_kib() {
     fail("no VmRSS");
 }
 
+// --- what is sent ---
+
+// Frames that carry a number and the time when they were sent, and are echoed as they are.
+class Wire {
+  public:
+    Wire(std::string_view name, std::size_t size) : size_(size) {
+        kind_ = name == "json" ? Kind::json : name == "buf" ? Kind::buf : Kind::frame;
+        if (size < (kind_ == Kind::frame ? kStamp : kLeastPacket) || size > 65000) {
+            fail("BENCH_SIZE");
+        }
+    }
+
+    // The size of the frame that begins with these two bytes.
+    std::size_t frame_size(std::string_view bytes) const {
+        const std::size_t first = static_cast<unsigned char>(bytes[0]);
+        const std::size_t second = static_cast<unsigned char>(bytes[1]);
+        return kind_ == Kind::frame ? kHeader + (first << 8 | second) : first | second << 8;
+    }
+
+    void append(std::string& out, std::uint64_t number, std::int64_t sent_ns) const {
+        const std::size_t total = size_ + (kind_ == Kind::frame ? 0 : kHeader);
+        out += static_cast<char>(kind_ == Kind::frame ? total >> 8 : total);
+        out += static_cast<char>(kind_ == Kind::frame ? total : total >> 8);
+        const std::size_t begin = out.size();
+        if (kind_ == Kind::frame) {
+            append_bytes(out, number, 8);
+            append_bytes(out, static_cast<std::uint64_t>(sent_ns), 8);
+        } else {
+            append_head(out, number);
+            char stamp[kStamp + 1];
+            std::snprintf(stamp, sizeof stamp, "%016" PRIx64, sent_ns);
+            out += stamp;
+        }
+        const std::size_t end = begin + size_ - tail().size();
+        // Letters, since a packet holds text.
+        const std::uint64_t base = kind_ == Kind::frame ? number * 7 : 'a' + number % 19;
+        for (std::size_t i = out.size() - begin; out.size() < end; ++i) {
+            out += static_cast<char>(base + (kind_ == Kind::frame ? i : i % 7));
+        }
+        out += tail();
+    }
+
+    // When the payload was sent, which is what append() made of `number` then.
+    std::int64_t check(std::string_view payload, std::uint64_t number) {
+        if (payload.size() != size_) fail("a payload of another size");
+        std::int64_t sent_ns = 0;
+        if (kind_ == Kind::frame) {
+            std::memcpy(&sent_ns, payload.data() + 8, 8);
+        } else {
+            expected_.clear();
+            append_head(expected_, number);
+            const std::string stamp(payload.substr(expected_.size(), kStamp));
+            sent_ns = static_cast<std::int64_t>(std::strtoull(stamp.c_str(), nullptr, 16));
+        }
+        expected_.clear();
+        append(expected_, number, sent_ns);
+        if (payload == std::string_view(expected_).substr(kHeader)) return sent_ns;
+        fail("a payload with other bytes, or out of order");
+    }
+
+    // A packet of a command with a JSON body.
+    static std::string json_packet(int stype, int ctype, const std::string& json) {
+        std::string out;
+        append_bytes(out, kHeader + kPacketHeader + 2 + json.size(), 2);
+        append_packet_header(out, stype, ctype, 1);
+        append_bytes(out, json.size(), 2);
+        return out + json;
+    }
+
+  private:
+    enum class Kind { frame, json, buf };
+    static constexpr std::size_t kPacketHeader = 10;
+    static constexpr std::size_t kLeastPacket = 64;
+    static constexpr int kGame = 4;
+
+    static void append_bytes(std::string& out, std::uint64_t number, std::size_t count) {
+        out.append(reinterpret_cast<const char*>(&number), count);
+    }
+    static void append_packet_header(std::string& out, int stype, int ctype, int proto_type) {
+        append_bytes(out, static_cast<std::uint64_t>(stype), 2);
+        append_bytes(out, static_cast<std::uint64_t>(ctype), 2);
+        append_bytes(out, 0, 4);
+        append_bytes(out, static_cast<std::uint64_t>(proto_type), 2);
+    }
+    // Of a packet: what comes before the text, which begins with the time.
+    void append_head(std::string& out, std::uint64_t number) const {
+        append_packet_header(out, kGame, 1, kind_ == Kind::json ? 1 : 2);
+        if (kind_ == Kind::buf) {
+            append_bytes(out, number, 4);
+            append_bytes(out, size_ - kPacketHeader - 6, 2);
+            return;
+        }
+        append_bytes(out, size_ - kPacketHeader - 2, 2);
+        out += "{\"0\":{\"number\":" + std::to_string(number) + ",\"text\":\"";
+    }
+    std::string_view tail() const { return kind_ == Kind::json ? "\"}}" : ""; }
+
+    Kind kind_;
+    const std::size_t size_;
+    std::string expected_;
+};
+
 // --- connections ---
 
 struct Connection {
@@ -119,12 +230,11 @@ class Load {
     Load(std::string name, int port)
         : name_(std::move(name)),
           port_(port),
-          size_(static_cast<std::size_t>(setting("BENCH_SIZE", 64))),
+          wire_(text_setting("BENCH_WIRE", "frames"),
+                static_cast<std::size_t>(setting("BENCH_SIZE", 64))),
           seconds_(setting("BENCH_SECONDS", 4)),
           connections_(static_cast<std::size_t>(setting("BENCH_CONNECTIONS", 100))),
-          poll_(epoll_create1(0)) {
-        if (size_ < kStamp || size_ > 65000) fail("BENCH_SIZE");
-    }
+          poll_(epoll_create1(0)) {}
 
     void echo();
     void broadcast();
@@ -138,14 +248,14 @@ class Load {
     void read(std::size_t index, Visit visit);
     template <typename Visit>
     bool wait(int timeout_ms, Visit visit);
-    std::int64_t check(std::string_view payload, std::uint64_t number) const;
+    void log_in(int descriptor, std::size_t index);
     bool measure(std::int64_t now);
     void count(std::int64_t sent_ns);
     void report(const char* unit, double seconds);
 
     const std::string name_;
     const int port_;
-    const std::size_t size_;
+    Wire wire_;
     const double seconds_;
     std::vector<Connection> connections_;
     const int poll_;
@@ -171,6 +281,7 @@ void Load::connect_all() {
         }
         const int on = 1;
         setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        if (setting("BENCH_LOGIN", 0) != 0) log_in(descriptor, i);
         fcntl(descriptor, F_SETFL, O_NONBLOCK);
         connections_[i].descriptor = descriptor;
         epoll_event event{};
@@ -182,27 +293,29 @@ void Load::connect_all() {
 }
 
 void Load::send_frame(std::size_t index, std::uint64_t number) {
-    std::string& out = connections_[index].out;
-    out += static_cast<char>(size_ >> 8);
-    out += static_cast<char>(size_ & 0xff);
-    const std::int64_t now = now_ns();
-    out.append(reinterpret_cast<const char*>(&number), 8);
-    out.append(reinterpret_cast<const char*>(&now), 8);
-    for (std::size_t i = kStamp; i < size_; ++i) out += static_cast<char>(number * 7 + i);
+    wire_.append(connections_[index].out, number, now_ns());
 }
 
-// When the payload was sent.
-std::int64_t Load::check(std::string_view payload, std::uint64_t number) const {
-    std::uint64_t its_number = 0;
-    std::int64_t sent_ns = 0;
-    if (payload.size() != size_) fail("a payload of another size");
-    std::memcpy(&its_number, payload.data(), 8);
-    std::memcpy(&sent_ns, payload.data() + 8, 8);
-    if (its_number != number) fail("a payload out of order");
-    for (std::size_t i = kStamp; i < size_; ++i) {
-        if (payload[i] != static_cast<char>(number * 7 + i)) fail("a payload with other bytes");
+// Waits for each answer; the login's has to be a packet of its numbers with status 1.
+void Load::log_in(int descriptor, std::size_t index) {
+    char key[33];
+    std::snprintf(key, sizeof key, "bench%027zu", index);
+    const std::string login = Wire::json_packet(2, 1, "{\"0\":\"" + std::string(key) + "\"}");
+    for (const std::string& request : {Wire::json_packet(0, 1, "{\"0\":{}}"), login}) {
+        if (send(descriptor, request.data(), request.size(), MSG_NOSIGNAL) < 0) fail("send");
+        std::string answer(kHeader, '\0');
+        if (recv(descriptor, answer.data(), kHeader, MSG_WAITALL) != kHeader) fail("no answer");
+        answer.resize(wire_.frame_size(answer));
+        const std::size_t rest = answer.size() - kHeader;
+        if (recv(descriptor, answer.data() + kHeader, rest, MSG_WAITALL) !=
+            static_cast<ssize_t>(rest)) {
+            fail("half an answer");
+        }
+        if (answer.compare(kHeader, 4, request, kHeader, 4) != 0) fail("another answer");
+        if (request == login && answer.find("\"status\":1,") == std::string::npos) {
+            fail("the login was refused");
+        }
     }
-    return sent_ns;
 }
 
 void Load::flush(std::size_t index) {
@@ -233,11 +346,10 @@ void Load::read(std::size_t index, Visit visit) {
     c.in.append(buffer_.data(), static_cast<std::size_t>(count));
     std::string_view left = c.in;
     while (left.size() >= kHeader) {
-        const std::size_t length =
-            static_cast<unsigned char>(left[0]) << 8 | static_cast<unsigned char>(left[1]);
-        if (left.size() < kHeader + length) break;
-        visit(left.substr(kHeader, length));
-        left.remove_prefix(kHeader + length);
+        const std::size_t size = wire_.frame_size(left);
+        if (left.size() < size) break;
+        visit(left.substr(kHeader, size - kHeader));
+        left.remove_prefix(size);
     }
     c.in.erase(0, c.in.size() - left.size());
 }
@@ -297,7 +409,7 @@ void Load::echo() {
         const bool any = wait(static_cast<int>(kStallSeconds * 1000), [&](std::size_t i) {
             Connection& c = connections_[i];
             read(i, [&](std::string_view payload) {
-                count(check(payload, c.received++));
+                count(wire_.check(payload, c.received++));
                 --in_flight;
                 if (done_) return;
                 send_frame(i, c.sent++);
@@ -336,7 +448,7 @@ void Load::broadcast() {
                               : static_cast<int>(std::max<std::int64_t>(next - now, 0) / 1'000'000);
         wait(may && !done_ ? 0 : pause, [&](std::size_t i) {
             read(i, [&](std::string_view payload) {
-                count(check(payload, connections_[i].received++));
+                count(wire_.check(payload, connections_[i].received++));
                 ++delivered;
             });
         });
@@ -361,7 +473,7 @@ void Load::idle() {
     while (left > 0) {
         const bool any = wait(static_cast<int>(kStallSeconds * 1000), [&](std::size_t i) {
             read(i, [&](std::string_view payload) {
-                (void)check(payload, 0);
+                (void)wire_.check(payload, 0);
                 --left;
             });
         });
@@ -382,10 +494,8 @@ int main(int count, char** arguments) {
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
-    const char* mode = std::getenv("BENCH_MODE");
-    const char* name = std::getenv("BENCH_NAME");
-    Load load(name == nullptr ? "load" : name, start_server(arguments + 1));
-    const std::string_view wanted = mode == nullptr ? "echo" : mode;
+    const std::string wanted = text_setting("BENCH_MODE", "echo");
+    Load load(text_setting("BENCH_NAME", "load"), start_server(arguments + 1));
     if (wanted == "echo") load.echo();
     if (wanted == "broadcast") load.broadcast();
     if (wanted == "idle") load.idle();
