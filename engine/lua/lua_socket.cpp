@@ -6,7 +6,9 @@
 
 #include "lua/lua_core.h"
 #include "lua/vm.h"
+#include "net/encryption.h"
 #include "net/network.h"
+#include "net/tls.h"
 
 namespace perilune {
 
@@ -38,7 +40,7 @@ int bad_option(lua_State* L, const char* function, const char* option, const cha
 
 // One row for each option; `offset` is that of a field of `Options`.
 struct Option {
-    enum class Kind { boolean, u16, u32, i32, text, framing, tls };
+    enum class Kind { boolean, u16, u32, i32, text, framing };
     const char* name;
     Kind kind;
     std::size_t offset;
@@ -69,6 +71,13 @@ struct TlsTexts {
     const char* server_name = nullptr;
 };
 
+// What `encrypt` says, likewise.
+struct EncryptionTexts {
+    bool wanted = false;
+    const char* key = nullptr;
+    const char* server_key = nullptr;
+};
+
 // The rows of what a listener and a connection to be made have of their own.
 struct OwnOptions {
     const char* host = nullptr;  // lives in the table
@@ -78,6 +87,7 @@ struct OwnOptions {
     std::uint32_t max_per_address = 0;
     std::int32_t connect_ms = 10'000;
     TlsTexts tls;
+    EncryptionTexts encryption;
 };
 
 constexpr Option kListenOptions[] = {
@@ -155,35 +165,38 @@ constexpr Option kTlsOptions[] = {
     {"verify", Option::Kind::boolean, offsetof(TlsTexts, verify)},
 };
 
-// The value on top of the stack: true, or a table.
-void read_tls(lua_State* L, const char* function, TlsTexts& tls) {
-    if (lua_isboolean(L, -1)) {
-        tls.wanted = lua_toboolean(L, -1) != 0;
-        return;
-    }
-    if (!lua_istable(L, -1)) bad_option(L, function, "tls", "boolean or table");
-    tls.wanted = true;
+constexpr Option kEncryptionOptions[] = {
+    {"key", Option::Kind::text, offsetof(EncryptionTexts, key)},
+    {"server_key", Option::Kind::text, offsetof(EncryptionTexts, server_key)},
+};
+
+// The value on top of the stack: true, or a table of `rows`, of which `names` tells.
+template <std::size_t N, typename Texts>
+void read_privacy(lua_State* L, const char* function, const char* option, const Option (&rows)[N],
+                  const char* names, Texts& texts) {
+    texts.wanted = !lua_isboolean(L, -1) || lua_toboolean(L, -1) != 0;
+    if (lua_isboolean(L, -1)) return;
+    if (!lua_istable(L, -1)) bad_option(L, function, option, "boolean or table");
     lua_pushnil(L);
     while (lua_next(L, -2) != 0) {
         const char* name = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "[...]";
-        if (!read_known(L, function, name, kTlsOptions, &tls)) {
-            bad_option(L, function, name,
-                       "no such option of tls: certificate, key, ca, server_name or verify");
-        }
+        if (!read_known(L, function, name, rows, &texts)) bad_option(L, function, name, names);
         lua_pop(L, 1);
     }
 }
 
-TlsOptions tls_options(lua_State* L, const TlsTexts& texts) {
+// A path as scripts give it: from the folder of config.lua on.
+std::string file_of(lua_State* L, const char* path) {
     const std::string& base = Vm::of(L).host().options().base_folder;
-    const auto file = [&](const char* path) {
-        if (path == nullptr || path[0] == '/' || base.empty() || base == ".") {
-            return std::string(path == nullptr ? "" : path);
-        }
-        return base + "/" + path;
-    };
-    return {file(texts.certificate), file(texts.key), file(texts.ca), texts.verify,
-            texts.server_name == nullptr ? "" : texts.server_name};
+    if (path == nullptr || path[0] == '/' || base.empty() || base == ".") {
+        return path == nullptr ? "" : path;
+    }
+    return base + "/" + path;
+}
+
+TlsOptions tls_options(lua_State* L, const TlsTexts& texts) {
+    return {file_of(L, texts.certificate), file_of(L, texts.key), file_of(L, texts.ca),
+            texts.verify, texts.server_name == nullptr ? "" : texts.server_name};
 }
 
 // All options of the table at `index`; `rows` are those besides the stream's.
@@ -198,7 +211,11 @@ void read_options(lua_State* L, int index, const char* function, const Option (&
             if (lua_type(L, -2) != LUA_TSTRING) bad_option(L, function, "[...]", "names");
             const char* name = lua_tostring(L, -2);
             if (std::strcmp(name, "tls") == 0) {
-                read_tls(L, function, own.tls);
+                read_privacy(L, function, name, kTlsOptions,
+                             "certificate, key, ca, server_name or verify", own.tls);
+            } else if (std::strcmp(name, "encrypt") == 0) {
+                read_privacy(L, function, name, kEncryptionOptions, "key or server_key",
+                             own.encryption);
             } else if (!read_known(L, function, name, kStreamOptions, &stream) &&
                        !read_known(L, function, name, rows, &own)) {
                 bad_option(L, function, name, "no such option: another name");
@@ -206,11 +223,14 @@ void read_options(lua_State* L, int index, const char* function, const Option (&
         }
         lua_pop(L, 1);
     }
+    if (own.tls.wanted && own.encryption.wanted) {
+        bad_option(L, function, "encrypt", "no encryption beside TLS");
+    }
 }
 
 // --- listeners and connections ---
 
-// listen(options) -> listener, address | nil, message, code
+// listen(options) -> listener, host, port, server_key | nil, message, code
 int socket_listen(lua_State* L) {
     luaL_checktype(L, 1, LUA_TTABLE);
     OwnOptions own;
@@ -221,10 +241,19 @@ int socket_listen(lua_State* L) {
     options.backlog = own.backlog;
     options.max_connections = own.max_connections;
     options.max_per_address = own.max_per_address;
+    if (own.encryption.server_key != nullptr) {
+        return bad_option(L, "socket.listen", "server_key", "a file as \"key\"");
+    }
+    std::string server_key;
     if (own.tls.wanted) {
-        Result<std::shared_ptr<TlsContext>> context = TlsContext::server(tls_options(L, own.tls));
+        auto context = TlsContext::server(tls_options(L, own.tls));
         if (!context.ok()) return push_error(L, context.status());
-        options.tls = std::move(context.value());
+        options.secure = std::move(context.value());
+    } else if (own.encryption.wanted) {
+        const auto context = EncryptionContext::server({file_of(L, own.encryption.key), ""});
+        if (!context.ok()) return push_error(L, context.status());
+        options.secure = context.value();
+        server_key = context.value()->public_key();
     }
     Network& network = network_of(L);
     const Result<ListenerId> id = network.listen(self_of(L), options);
@@ -235,7 +264,9 @@ int socket_listen(lua_State* L) {
     lua_pushnumber(L, static_cast<lua_Number>(id.value().value));
     lua_pushstring(L, address.value().host().c_str());
     lua_pushinteger(L, address.value().port);
-    return 3;
+    if (server_key.empty()) return 3;
+    lua_pushstring(L, server_key.c_str());
+    return 4;
 }
 
 // reload_certificate(listener) -> true | nil, message, code
@@ -264,7 +295,15 @@ int socket_connect(lua_State* L) {
     if (own.tls.wanted) {
         auto context = network_of(L).client_tls(tls_options(L, own.tls));
         if (!context.ok()) return push_error(L, context.status());
-        options.tls = std::move(context.value());
+        options.secure = std::move(context.value());
+    } else if (own.encryption.wanted) {
+        if (own.encryption.key != nullptr) {
+            return bad_option(L, "socket.connect", "key", "no key of its own");
+        }
+        const char* key = own.encryption.server_key;
+        auto context = EncryptionContext::client({"", key == nullptr ? "" : key});
+        if (!context.ok()) return push_error(L, context.status());
+        options.secure = std::move(context.value());
     }
     const Result<ConnectionId> id = network_of(L).connect(self_of(L), options);
     if (!id.ok()) return push_error(L, id.status());

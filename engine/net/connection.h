@@ -20,8 +20,8 @@
 #include "core/ids.h"
 #include "net/address.h"
 #include "net/framing.h"
+#include "net/secure_stream.h"
 #include "net/send_queue.h"
-#include "net/tls.h"
 #include "net/websocket.h"
 
 namespace perilune {
@@ -48,19 +48,20 @@ enum class SocketEvent : std::uint8_t {
 const char* socket_event_name(SocketEvent event);
 
 enum class CloseReason : std::uint8_t {
-    closed,     // this side called close()
-    aborted,    // this side called abort()
-    ended,      // the peer closed
-    reset,      // the peer or the network broke it
-    slow,       // too much waited to be sent
-    stalled,    // the peer took nothing for too long
-    idle,       // nothing came for idle_ms
-    malformed,  // a frame's length is impossible
-    too_large,  // a frame is over the limit
-    tls,        // TLS was not agreed on, or broken
-    handshake,  // TLS was not agreed on in time
-    lost,       // its owner died with messages of it unseen
-    stopping,   // the node stops
+    closed,      // this side called close()
+    aborted,     // this side called abort()
+    ended,       // the peer closed
+    reset,       // the peer or the network broke it
+    slow,        // too much waited to be sent
+    stalled,     // the peer took nothing for too long
+    idle,        // nothing came for idle_ms
+    malformed,   // a frame's length is impossible
+    too_large,   // a frame is over the limit
+    tls,         // TLS was not agreed on, or broken
+    encryption,  // encryption was not agreed on, or broken
+    handshake,   // either was not agreed on in time
+    lost,        // its owner died with messages of it unseen
+    stopping,    // the node stops
 };
 
 // The reason as Lua and logs spell it.
@@ -88,7 +89,7 @@ struct Connection {
         free,        // in the pool
         resolving,   // its host's name is being looked up
         connecting,  // the system connects
-        securing,    // TLS is being agreed on
+        securing,    // TLS or encryption is being agreed on
         open,        // data flows
         closing,     // what is queued is still sent, what arrives is dropped
         ending,      // everything is sent; the peer's end is awaited
@@ -131,8 +132,8 @@ struct Connection {
     int descriptor = -1;
     SendQueue out;  // what has been written and not been sent or encrypted
     FramingKind framing = FramingKind::raw;
-    bool close_frame_sent = false;   // of a WebSocket
-    std::unique_ptr<TlsStream> tls;  // null: plain. Null or not is constant while it is open
+    bool close_frame_sent = false;         // of a WebSocket
+    std::unique_ptr<SecureStream> secure;  // null: plain. Null or not is constant while it is open
     std::uint32_t send_bytes = 0;
     std::uint32_t send_packets = 0;
     std::int32_t stall_ms = 0;
@@ -153,7 +154,7 @@ struct Connection {
     bool ended = false;           // the system has said that the end comes
     FrameDecoder decoder;
     std::unique_ptr<WebSocketDecoder> websocket;  // instead of the decoder, after upgrade()
-    TlsStream::Outcome tls_then = TlsStream::Outcome::dry;  // what follows `pending`
+    SecureStream::Outcome secure_then = SecureStream::Outcome::dry;  // what follows `pending`
     BufferRef pending;  // arrived, not yet cut: the owner had no room
     std::size_t pending_from = 0;
 

@@ -21,7 +21,14 @@ struct ListenOptions {
     std::uint32_t max_connections = 10'000;  // open at a time; more are reset at once
     std::uint32_t max_per_address = 0;       // from one IPv4 address or IPv6 /64; 0: no limit
     StreamOptions stream;
-    std::shared_ptr<const TlsContext> tls;  // null: plain
+    std::shared_ptr<const SecureContext> secure;  // null: plain
+};
+
+// Handshakes that are under way: TLS, encryption and, where it is asked for, WebSocket. They belong
+// to nobody yet, so that they are limited apart. The polling thread.
+struct Handshakes {
+    std::uint32_t count = 0;
+    std::unordered_map<Address, std::uint32_t, AddressHash> per_address;
 };
 
 struct Listener {
@@ -35,7 +42,7 @@ struct Listener {
 
     // The polling thread.
     int descriptor = -1;
-    std::shared_ptr<const TlsContext> tls;  // for the next connection; null: plain
+    std::shared_ptr<const SecureContext> secure;  // for the next connection; null: plain
     bool paused = false;  // out of descriptors, or its owner's mailbox is half full
     std::uint32_t open = 0;
     std::unordered_map<Address, std::uint32_t, AddressHash> per_address;

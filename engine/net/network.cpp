@@ -46,6 +46,7 @@ const char* close_reason_name(CloseReason reason) {
         case CloseReason::malformed: return "malformed";
         case CloseReason::too_large: return "too_large";
         case CloseReason::tls: return "tls";
+        case CloseReason::encryption: return "encryption";
         case CloseReason::handshake: return "handshake";
         case CloseReason::lost: return "lost";
         case CloseReason::stopping: return "stopping";
@@ -201,8 +202,8 @@ Network::Locked Network::take_connection(const StreamOptions& options, Handle ow
     c.framing = options.framing;
     c.websocket.reset();
     c.close_frame_sent = false;
-    c.tls.reset();
-    c.tls_then = TlsStream::Outcome::dry;
+    c.secure.reset();
+    c.secure_then = SecureStream::Outcome::dry;
     c.pending_from = 0;
     connections_.publish(id, connection);
     own(c, owner);
@@ -283,8 +284,8 @@ Result<ConnectionId> Network::connect(Handle owner, const ConnectOptions& option
     const ConnectionId id = c.id;
     c.state = Connection::State::resolving;
     c.addresses = std::make_unique<std::vector<Address>>();
-    if (options.tls != nullptr) {
-        c.tls = std::make_unique<TlsStream>(options.tls, options.host);
+    if (options.secure != nullptr) {
+        c.secure = options.secure->open(options.host, kernel_.random());
     }
     if (options.connect_ms > 0) {
         c.deadline_ns = now_ns() + options.connect_ms * kNsPerMs;
@@ -387,9 +388,9 @@ void Network::on_connecting(ConnectionId id, std::uint32_t ready) {
     if ((ready & (kEnded | kBroken)) != 0) c->ended = true;
     c->last_receive_ns.store(kernel_.clock().coarse_ns());
     Connection& connection = *c;
-    if (connection.tls != nullptr) {
+    if (connection.secure != nullptr) {
         connection.state = Connection::State::securing;
-        (void)connection.tls->handshake();  // its first words
+        (void)connection.secure->handshake();  // its first words
         flush(connection);
         c.lock.unlock();
     } else if (!announce(std::move(c))) {

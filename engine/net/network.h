@@ -13,8 +13,8 @@
 // Ownership: owns connections, listeners, groups and the transport. Made before the kernel
 //            starts, destroyed after it has stopped and before it is destroyed.
 // Locks:     their order is in ARCHITECTURE.md.
-// TLS:       between the queue of what was written and the socket; what is read is decrypted at
-//            once, so that all else sees plain text.
+// Privacy:   TLS or encryption is between the queue of what was written and the socket; what is
+//            read is decrypted at once, so that all else sees plain text.
 #pragma once
 
 #include <atomic>
@@ -39,6 +39,8 @@
 
 namespace perilune {
 
+struct TlsOptions;
+
 using GroupId = Id<struct GroupTag>;
 
 struct ConnectOptions {
@@ -46,7 +48,7 @@ struct ConnectOptions {
     std::uint16_t port = 0;
     std::int32_t connect_ms = 10'000;  // for the name and all its addresses together
     StreamOptions stream;
-    std::shared_ptr<const TlsContext> tls;  // null: plain
+    std::shared_ptr<const SecureContext> secure;  // null: plain
 };
 
 // What an operator sees. Each is counted once, where it happens.
@@ -68,7 +70,7 @@ struct NetworkCounters {
     Count closed{0};              // all; of these, because ...
     Count closed_reset{0}, closed_slow{0}, closed_stalled{0}, closed_idle{0};
     Count closed_malformed{0}, closed_too_large{0}, closed_lost{0};
-    Count closed_tls{0}, closed_handshake{0};
+    Count closed_tls{0}, closed_encryption{0}, closed_handshake{0};
     Count unsent_bytes{0};               // dropped when a connection was broken or aborted
     Count groups{0}, groups_refused{0};  // now; over kMaxGroups
 
@@ -101,6 +103,7 @@ struct NetworkCounters {
         PERILUNE_COUNTER(closed_too_large);
         PERILUNE_COUNTER(closed_lost);
         PERILUNE_COUNTER(closed_tls);
+        PERILUNE_COUNTER(closed_encryption);
         PERILUNE_COUNTER(closed_handshake);
         PERILUNE_COUNTER(unsent_bytes);
         PERILUNE_COUNTER(groups);
@@ -142,7 +145,7 @@ class Network {
     // Errors: dead, invalid (a plain listener; a file can't be used: the old ones stay in use).
     Status reload_certificate(ListenerId id);
     // For connections: one context serves all that want the same. Errors: invalid (a file).
-    Result<std::shared_ptr<const TlsContext>> client_tls(const TlsOptions& options);
+    Result<std::shared_ptr<const SecureContext>> client_tls(const TlsOptions& options);
 
     // `connected` or `failed` follows, to `owner`. What is written meanwhile waits.
     // Errors: invalid (port), overloaded (no room to look the name up), unavailable.
@@ -293,8 +296,8 @@ class Network {
                       std::string_view reason);
     bool announce(Locked connection);
     bool decrypt(Connection& connection, std::string_view& input);
-    void tls_failed(Locked connection);
-    void tls_ended(Connection& connection);
+    void secure_failed(Locked connection);
+    void secure_ended(Connection& connection);
     void peer_ended(Connection& connection);
     void break_up(Connection& connection, CloseReason reason);
     void finish(Locked connection);
@@ -380,7 +383,7 @@ class Network {
 
     std::mutex client_tls_mutex_;
     // By all their options; guarded by client_tls_mutex_.
-    std::unordered_map<std::string, std::shared_ptr<const TlsContext>> client_tls_;
+    std::unordered_map<std::string, std::shared_ptr<const SecureContext>> client_tls_;
 
     std::mutex owners_mutex_;
     std::unordered_map<Handle, Connection*> owned_;  // first of a list; guarded by owners_mutex_

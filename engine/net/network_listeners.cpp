@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "net/network.h"
+#include "net/tls.h"
 
 namespace perilune {
 
@@ -45,7 +46,7 @@ Result<ListenerId> Network::listen(Handle owner, const ListenOptions& options) {
     listener.options = options;
     listener.address = address;
     listener.descriptor = descriptor;
-    listener.tls = options.tls;
+    listener.secure = options.secure;
     const ListenerId id = listener.id;
     {
         const std::lock_guard lock(listeners_mutex_);
@@ -102,17 +103,17 @@ Status Network::close_listener(ListenerId id) {
 Status Network::reload_certificate(ListenerId id) {
     const std::shared_ptr<Listener> listener = find_listener(id);
     if (listener == nullptr) return Status::error(StatusCode::dead, "the listener is closed");
-    const auto& current = listener->options.tls;
+    const auto& current = listener->options.secure;
     if (current == nullptr) {
         return Status::error(StatusCode::invalid, "the listener has no certificate: it is plain");
     }
-    Result<std::shared_ptr<TlsContext>> loaded = TlsContext::server(current->options());
+    Result<std::shared_ptr<const SecureContext>> loaded = current->reload();
     if (!loaded.ok()) return loaded.status();
-    transport_->post([listener, made = std::move(loaded.value())] { listener->tls = made; });
+    transport_->post([listener, made = std::move(loaded.value())] { listener->secure = made; });
     return {};
 }
 
-Result<std::shared_ptr<const TlsContext>> Network::client_tls(const TlsOptions& options) {
+Result<std::shared_ptr<const SecureContext>> Network::client_tls(const TlsOptions& options) {
     std::string key = options.verify ? "1" : "0";
     for (const std::string* part :
          {&options.certificate, &options.key, &options.ca, &options.server_name}) {
@@ -122,11 +123,11 @@ Result<std::shared_ptr<const TlsContext>> Network::client_tls(const TlsOptions& 
     const std::lock_guard lock(client_tls_mutex_);
     const auto found = client_tls_.find(key);
     if (found != client_tls_.end()) return found->second;
-    Result<std::shared_ptr<TlsContext>> made = TlsContext::client(options);
-    if (!made.ok()) return made.status();
+    Result<std::shared_ptr<const SecureContext>> made = TlsContext::client(options);
+    if (!made.ok()) return made;
     if (client_tls_.size() >= kClientContexts) client_tls_.clear();
     client_tls_.emplace(std::move(key), made.value());
-    return std::shared_ptr<const TlsContext>(made.value());
+    return made;
 }
 
 void Network::on_accept(ListenerId id) {
@@ -204,11 +205,11 @@ void Network::admit_peer(const std::shared_ptr<Listener>& listening_one, int des
         c->state = Connection::State::securing;
         c->reason = CloseReason::aborted;
         finish(std::move(c));
-    } else if (listener.tls == nullptr) {
+    } else if (listener.secure == nullptr) {
         if (!announce(std::move(c))) (void)close_listener(listener.id);
     } else {
         c->state = Connection::State::securing;
-        c->tls = std::make_unique<TlsStream>(listener.tls, "");
+        c->secure = listener.secure->open("", kernel_.random());
         if (options.stream.handshake_ms > 0) {
             c->deadline_ns = now_ns() + options.stream.handshake_ms * kNsPerMs;
             watch(*c, c->deadline_ns);

@@ -6,7 +6,7 @@ namespace perilune {
 
 namespace {
 
-constexpr std::size_t kPlainBuffer = Network::kReadBuffer + TlsStream::kReadAhead;
+constexpr std::size_t kPlainBuffer = Network::kReadBuffer + SecureStream::kReadAhead;
 constexpr int kReadRounds = 8;     // full buffers of one connection before others get a turn
 constexpr int kFramesACheck = 16;  // frames between two looks at the owner's mailbox
 constexpr int kReadsADrain = 64;   // connections that waited for room before others get a turn
@@ -54,8 +54,8 @@ void Network::read(Connection& c) {
             }
             continue;
         }
-        if (c.tls_then != TlsStream::Outcome::dry && !discards) {
-            tls_ended(c);
+        if (c.secure_then != SecureStream::Outcome::dry && !discards) {
+            secure_ended(c);
             continue;
         }
         if (!c.readable) return;
@@ -77,7 +77,7 @@ void Network::read(Connection& c) {
         if (static_cast<std::size_t>(count) < kReadBuffer && !c.ended) c.readable = false;
         if (discards) continue;
         std::string_view input(read_buffer_.get(), static_cast<std::size_t>(count));
-        if (c.tls != nullptr && !decrypt(c, input)) return;
+        if (c.secure != nullptr && !decrypt(c, input)) return;
         const Input outcome = cut(c, input);
         if (outcome == Input::gone) return;
         if (outcome == Input::stopped) {
@@ -205,41 +205,43 @@ bool Network::decrypt(Connection& c, std::string_view& input) {
     if (plain_buffer_ == nullptr) plain_buffer_ = std::make_unique<char[]>(kPlainBuffer);
     Locked locked = find(ConnectionId{c.polled_id});
     if (!locked) return false;
-    TlsStream& tls = *c.tls;
-    tls.feed(std::exchange(input, {}));
-    if (!tls.established()) {
-        const TlsStream::Outcome outcome = tls.handshake();
+    SecureStream& secure = *c.secure;
+    secure.feed(std::exchange(input, {}));
+    if (!secure.established()) {
+        const SecureStream::Outcome outcome = secure.handshake();
         flush(c);
-        if (outcome == TlsStream::Outcome::dry) return true;
-        if (outcome != TlsStream::Outcome::ok) {
-            tls_failed(std::move(locked));
+        if (outcome == SecureStream::Outcome::dry) return true;
+        if (outcome != SecureStream::Outcome::ok) {
+            secure_failed(std::move(locked));
             return false;
         }
         if (!announce(std::move(locked))) return false;
         locked = find(ConnectionId{c.polled_id});
         if (!locked) return false;
     }
-    const TlsStream::Plain plain = tls.read(plain_buffer_.get(), kPlainBuffer);
+    const SecureStream::Plain plain = secure.read(plain_buffer_.get(), kPlainBuffer);
     input = {plain_buffer_.get(), plain.count};
-    c.tls_then = plain.then;
+    c.secure_then = plain.then;
     flush(c);
     return true;
 }
 
 // Polling thread: no agreement, or a broken record.
-void Network::tls_failed(Locked c) {
+void Network::secure_failed(Locked c) {
+    const CloseReason reason =
+        c->secure->kind() == SecureKind::tls ? CloseReason::tls : CloseReason::encryption;
     if (!c->accepted && c->state == Connection::State::securing) {
-        return fail_connect(*c, "tls: " + c->tls->error());
+        return fail_connect(*c, close_reason_name(reason) + (": " + c->secure->error()));
     }
-    c->reason = CloseReason::tls;
+    c->reason = reason;
     finish(std::move(c));
 }
 
 // Polling thread: all that was decrypted has been taken, and no more will come.
-void Network::tls_ended(Connection& c) {
-    const TlsStream::Outcome outcome = std::exchange(c.tls_then, TlsStream::Outcome::dry);
-    if (outcome == TlsStream::Outcome::ended) return peer_ended(c);
-    if (Locked locked = find(ConnectionId{c.polled_id})) tls_failed(std::move(locked));
+void Network::secure_ended(Connection& c) {
+    const SecureStream::Outcome outcome = std::exchange(c.secure_then, SecureStream::Outcome::dry);
+    if (outcome == SecureStream::Outcome::ended) return peer_ended(c);
+    if (Locked locked = find(ConnectionId{c.polled_id})) secure_failed(std::move(locked));
 }
 
 Status Network::upgrade(ConnectionId id, std::uint32_t max_message) {

@@ -186,10 +186,10 @@ void Network::flush(Connection& c) {
         c.state > Connection::State::closing) {
         return;
     }
-    if (c.tls == nullptr && c.state == Connection::State::securing) return;
-    SendQueue& out = c.tls == nullptr ? c.out : c.tls->out();
+    if (c.secure == nullptr && c.state == Connection::State::securing) return;
+    SendQueue& out = c.secure == nullptr ? c.out : c.secure->out();
     for (;;) {
-        if (c.tls != nullptr && !encrypt(c)) return send_failed(c);
+        if (c.secure != nullptr && !encrypt(c)) return send_failed(c);
         if (out.empty()) break;
         iovec pieces[kPieces];
         const int count = out.gather(pieces, kPieces);
@@ -222,19 +222,19 @@ void Network::flush(Connection& c) {
 
 // Encrypts what was written, as far as the socket may take it soon. False: it has failed.
 bool Network::encrypt(Connection& c) {
-    TlsStream& tls = *c.tls;
-    if (!tls.established()) return true;
-    while (!c.out.empty() && tls.out().bytes() < kEncryptAhead) {
+    SecureStream& secure = *c.secure;
+    if (!secure.established()) return true;
+    while (!c.out.empty() && secure.out().bytes() < kEncryptAhead) {
         iovec pieces[kPieces];
         const int count = c.out.gather(pieces, 1);
         for (int i = 0; i < count; ++i) {
-            if (!tls.write({static_cast<const char*>(pieces[i].iov_base), pieces[i].iov_len})) {
+            if (!secure.write({static_cast<const char*>(pieces[i].iov_base), pieces[i].iov_len})) {
                 return false;
             }
             c.out.consume(pieces[i].iov_len);
         }
     }
-    if (c.out.empty() && c.state == Connection::State::closing) tls.shut_down();
+    if (c.out.empty() && c.state == Connection::State::closing) secure.shut_down();
     return true;
 }
 
@@ -374,7 +374,7 @@ void Network::finish(Locked c) {
     c->pending = {};
     c->decoder = FrameDecoder(c->decoder.kind());
     c->websocket.reset();
-    c->tls.reset();
+    c->secure.reset();
     if (c->accepted || c->announced) count_end(*c);
     if (c->handing_over) {
         c->finish_waits = true;
@@ -384,13 +384,13 @@ void Network::finish(Locked c) {
 }
 
 std::size_t Network::unsent_bytes(Connection& c) {
-    return c.out.bytes() + (c.tls == nullptr ? 0 : c.tls->out().bytes());
+    return c.out.bytes() + (c.secure == nullptr ? 0 : c.secure->out().bytes());
 }
 
 void Network::drop_unsent(Connection& c) {
     counters_.unsent_bytes.fetch_add(unsent_bytes(c));
     c.out.clear();
-    if (c.tls != nullptr) c.tls->out().clear();
+    if (c.secure != nullptr) c.secure->out().clear();
 }
 
 // The last event, and the id is dead.
@@ -413,6 +413,7 @@ void Network::count_end(Connection& c) {
         case CloseReason::malformed: counters_.closed_malformed.fetch_add(1); break;
         case CloseReason::too_large: counters_.closed_too_large.fetch_add(1); break;
         case CloseReason::tls: counters_.closed_tls.fetch_add(1); break;
+        case CloseReason::encryption: counters_.closed_encryption.fetch_add(1); break;
         case CloseReason::handshake: counters_.closed_handshake.fetch_add(1); break;
         case CloseReason::lost: counters_.closed_lost.fetch_add(1); break;
         default: break;

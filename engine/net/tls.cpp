@@ -118,7 +118,7 @@ struct TlsBio {
 
 TlsContext::~TlsContext() { SSL_CTX_free(context_); }
 
-Result<std::shared_ptr<TlsContext>> TlsContext::server(const TlsOptions& options) {
+Result<std::shared_ptr<const SecureContext>> TlsContext::server(const TlsOptions& options) {
     if (options.certificate.empty() || options.key.empty()) {
         return Status::error(StatusCode::invalid,
                              "tls: a server needs \"certificate\" and \"key\"");
@@ -129,10 +129,10 @@ Result<std::shared_ptr<TlsContext>> TlsContext::server(const TlsOptions& options
     set_rules(context);
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);  // tickets do, without memory
     if (const Status used = use_certificate(context, options); !used.ok()) return used;
-    return made;
+    return std::shared_ptr<const SecureContext>(std::move(made));
 }
 
-Result<std::shared_ptr<TlsContext>> TlsContext::client(const TlsOptions& options) {
+Result<std::shared_ptr<const SecureContext>> TlsContext::client(const TlsOptions& options) {
     SSL_CTX* context = SSL_CTX_new(TLS_client_method());
     if (context == nullptr) throw std::bad_alloc();
     std::shared_ptr<TlsContext> made(new TlsContext(context, options, false));
@@ -144,22 +144,33 @@ Result<std::shared_ptr<TlsContext>> TlsContext::client(const TlsOptions& options
     if (!options.certificate.empty()) {
         if (const Status used = use_certificate(context, options); !used.ok()) return used;
     }
-    return made;
+    return std::shared_ptr<const SecureContext>(std::move(made));
+}
+
+std::unique_ptr<SecureStream> TlsContext::open(const std::string& host, Random&) const {
+    return std::make_unique<TlsStream>(
+        std::static_pointer_cast<const TlsContext>(shared_from_this()), host);
+}
+
+Result<std::shared_ptr<const SecureContext>> TlsContext::reload() const {
+    return is_server_ ? server(options_) : client(options_);
 }
 
 // --- streams ---
 
 TlsStream::TlsStream(std::shared_ptr<const TlsContext> context, const std::string& host)
-    : context_(std::move(context)), ssl_(SSL_new(context_->context_)) {
+    : SecureStream(SecureKind::tls),
+      context_(std::move(context)),
+      ssl_(SSL_new(context_->context_)) {
     if (ssl_ == nullptr) throw std::bad_alloc();
     BIO* bio = TlsBio::make(this);
     SSL_set_bio(ssl_, bio, bio);
-    if (context_->is_server()) {
+    if (context_->is_server_) {
         SSL_set_accept_state(ssl_);
         return;
     }
     SSL_set_connect_state(ssl_);
-    const std::string& wanted = context_->options().server_name;
+    const std::string& wanted = context_->options_.server_name;
     const std::string& name = wanted.empty() ? host : wanted;
     if (is_address(name)) {
         X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl_), name.c_str());
@@ -179,7 +190,7 @@ TlsStream::Outcome TlsStream::outcome_of(int result) {
     }
     const long verified = SSL_get_verify_result(ssl_);
     error_ = take_error();
-    if (verified != X509_V_OK && context_->options().verify && !context_->is_server()) {
+    if (verified != X509_V_OK && context_->options_.verify && !context_->is_server_) {
         error_ = X509_verify_cert_error_string(verified);
     }
     return Outcome::failed;

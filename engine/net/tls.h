@@ -1,20 +1,14 @@
-// TLS: what a connection needs to be private, by OpenSSL 3.
+// TLS: a SecureStream by OpenSSL 3.
 //
-// Purpose:   TlsContext holds certificates and rules, TlsStream one connection's state. Bytes
-//            go in and out by memory: sockets are the transport's.
-// Threads:   contexts are constant once made, and shared; a stream is guarded by its
-//            connection's mutex.
-// Ownership: a stream keeps its context alive, so that certificates can be replaced while
-//            connections go on with the old ones.
+// Purpose:   certificates and rules, and one connection's state.
+// Threads:   as those of net/secure_stream.h.
+// Ownership: the same.
 #pragma once
 
-#include <cstddef>
 #include <memory>
 #include <string>
-#include <string_view>
 
-#include "net/send_queue.h"
-#include "perilune/status.h"
+#include "net/secure_stream.h"
 
 struct ssl_st;
 struct ssl_ctx_st;
@@ -30,17 +24,15 @@ struct TlsOptions {
     std::string server_name;  // whom the certificate must name; empty: the host connected to
 };
 
-class TlsContext {
+class TlsContext final : public SecureContext {
   public:
     // Errors: invalid (a file can't be read or used; the message names it).
-    static Result<std::shared_ptr<TlsContext>> server(const TlsOptions& options);
-    static Result<std::shared_ptr<TlsContext>> client(const TlsOptions& options);
-    ~TlsContext();
-    TlsContext(const TlsContext&) = delete;
-    TlsContext& operator=(const TlsContext&) = delete;
+    static Result<std::shared_ptr<const SecureContext>> server(const TlsOptions& options);
+    static Result<std::shared_ptr<const SecureContext>> client(const TlsOptions& options);
+    ~TlsContext() override;
 
-    const TlsOptions& options() const { return options_; }
-    bool is_server() const { return is_server_; }
+    std::unique_ptr<SecureStream> open(const std::string& host, Random& random) const override;
+    Result<std::shared_ptr<const SecureContext>> reload() const override;
 
   private:
     friend class TlsStream;
@@ -52,45 +44,15 @@ class TlsContext {
     const bool is_server_;
 };
 
-class TlsStream {
+class TlsStream final : public SecureStream {
   public:
-    enum class Outcome {
-        ok,      // bytes were taken or given
-        dry,     // more has to come from the peer
-        ended,   // the peer has said that nothing more comes
-        failed,  // error() says why; nothing works any more
-    };
-    // The plain text of one read of `size` bytes may be so much larger, as the rest of a record
-    // that began earlier.
-    static constexpr std::size_t kReadAhead = 17 * 1024;
-
-    // `host` is whom a client has connected to.
     TlsStream(std::shared_ptr<const TlsContext> context, const std::string& host);
-    ~TlsStream();
-    TlsStream(const TlsStream&) = delete;
-    TlsStream& operator=(const TlsStream&) = delete;
+    ~TlsStream() override;
 
-    // What has come from the peer; valid until all of it has been taken, by handshake() or read().
-    void feed(std::string_view cipher_text) { input_ = cipher_text; }
-    // ok: both sides have agreed. Puts into out() what the peer must get.
-    Outcome handshake();
-    bool established() const { return established_; }
-
-    struct Plain {
-        std::size_t count;  // bytes
-        Outcome then;       // why there are no more: dry, ended or failed; ok: `size` was reached
-    };
-    // Decrypts what was fed into `to`.
-    Plain read(char* to, std::size_t size);
-    // Encrypts into out(). False: it has failed.
-    bool write(std::string_view plain_text);
-    // Tells the peer that nothing more comes. Once.
-    void shut_down();
-    bool is_shut_down() const { return shut_down_; }
-
-    // What has to be sent to the peer, encrypted.
-    SendQueue& out() { return out_; }
-    const std::string& error() const { return error_; }
+    Outcome handshake() override;
+    Plain read(char* to, std::size_t size) override;
+    bool write(std::string_view plain_text) override;
+    void shut_down() override;
 
   private:
     friend struct TlsBio;
@@ -98,11 +60,7 @@ class TlsStream {
 
     const std::shared_ptr<const TlsContext> context_;
     ssl_st* ssl_ = nullptr;
-    bool established_ = false;
     bool shut_down_ = false;
-    std::string_view input_;
-    SendQueue out_;
-    std::string error_;
 };
 
 }  // namespace perilune

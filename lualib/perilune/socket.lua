@@ -87,6 +87,12 @@ local UNSUPPORTED = 1003 -- RFC 6455: data of a kind that isn't taken
 ---@field server_name string? whom the certificate must name; default: the host connected to
 
 ---@class perilune.socket.ListenOptions : perilune.socket.Options
+---Encryption of our own instead of TLS (docs/protocol.md): no certificates. A server with a `key` is known
+---by it to connections that have its `server_key`; without both somebody in between isn't noticed.
+---@class perilune.socket.EncryptOptions
+---@field key string? of a listener: file of its X25519 key in PEM form
+---@field server_key string? of a connection: 64 hexadecimal digits; another server is refused
+
 ---@field host string? an address, "localhost", or "*" for all of both families; default "127.0.0.1"
 ---@field port integer? default 0: the system chooses
 ---@field backlog integer? connections that may wait to be accepted; default 1024
@@ -105,6 +111,7 @@ local socket = {}
 -- The running service's part: this file is shared by the light services of a VM.
 ---@class perilune.socket.State
 ---@field connections table<integer, perilune.socket.Connection>
+---@field encrypt boolean|perilune.socket.EncryptOptions|nil
 ---@field listeners table<integer, table>
 ---@field adopt table?
 
@@ -311,12 +318,14 @@ Listener.__index = Listener
 ---@return true? ok
 ---@return string? message
 ---@return string? code "dead": it is closed already
+---@field server_key string? by which connections know it, where it encrypts with a key of its own
 function Listener:close()
   state_of_service().listeners[self.id] = nil
   return network.close_listener(self.id)
 end
 
----Reads the certificate and the key again, for connections that come from now on.
+---Reads the certificate and the key, or the key of encryption, again, for connections that come
+---from now on.
 ---@return true? ok
 ---@return string? message
 ---@return string? code "invalid" (a file can't be used: the old ones stay), "dead" (closed)
@@ -331,11 +340,11 @@ function Listener:reload_certificate() return network.reload_certificate(self.id
 function socket.listen(options)
   local native, callbacks = split_options(options, "socket.listen")
   local state = state_of_service()
-  local id, host, port = network.listen(native)
+  local id, host, port, server_key = network.listen(native)
   if not id then return nil, host, port end
   callbacks.framing = native.framing or "raw"
   state.listeners[id] = callbacks
-  return setmetatable({ id = id, host = host, port = port }, Listener)
+  return setmetatable({ id = id, host = host, port = port, server_key = server_key }, Listener)
 end
 
 ---Connects and returns when that is done. A name's addresses are tried one after the other.
