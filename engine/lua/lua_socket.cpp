@@ -40,7 +40,15 @@ int bad_option(lua_State* L, const char* function, const char* option, const cha
 
 // One row for each option; `offset` is that of a field of `Options`.
 struct Option {
-    enum class Kind { boolean, u16, u32, i32, text, framing };
+    enum class Kind {
+        boolean,
+        u16,
+        u32,
+        i32,
+        text,
+        framing,
+        table
+    };  // a table: whether it is there
     const char* name;
     Kind kind;
     std::size_t offset;
@@ -85,6 +93,10 @@ struct OwnOptions {
     std::int32_t backlog = 1024;
     std::uint32_t max_connections = 10'000;
     std::uint32_t max_per_address = 0;
+    std::uint32_t max_handshakes = ListenOptions().max_handshakes;
+    std::uint32_t max_handshakes_per_address = 0;
+    bool until_upgrade = false;
+    bool exempts = false;
     std::int32_t connect_ms = 10'000;
     TlsTexts tls;
     EncryptionTexts encryption;
@@ -96,6 +108,11 @@ constexpr Option kListenOptions[] = {
     {"backlog", Option::Kind::i32, offsetof(OwnOptions, backlog), 1},
     {"max_connections", Option::Kind::u32, offsetof(OwnOptions, max_connections), 1},
     {"max_per_address", Option::Kind::u32, offsetof(OwnOptions, max_per_address)},
+    {"max_handshakes", Option::Kind::u32, offsetof(OwnOptions, max_handshakes)},
+    {"max_handshakes_per_address", Option::Kind::u32,
+     offsetof(OwnOptions, max_handshakes_per_address)},
+    {"until_upgrade", Option::Kind::boolean, offsetof(OwnOptions, until_upgrade)},
+    {"exempt", Option::Kind::table, offsetof(OwnOptions, exempts)},
 };
 
 constexpr Option kConnectOptions[] = {
@@ -113,6 +130,9 @@ void read_option(lua_State* L, const char* function, const Option& option, void*
     if (option.kind == Kind::boolean) {
         if (!lua_isboolean(L, -1)) bad_option(L, function, option.name, "boolean");
         field<bool>(options, option) = lua_toboolean(L, -1) != 0;
+    } else if (option.kind == Kind::table) {
+        if (!lua_istable(L, -1)) bad_option(L, function, option.name, "table");
+        field<bool>(options, option) = true;
     } else if (option.kind == Kind::text) {
         if (lua_type(L, -1) != LUA_TSTRING) bad_option(L, function, option.name, "string");
         field<const char*>(options, option) = lua_tostring(L, -1);
@@ -228,6 +248,33 @@ void read_options(lua_State* L, int index, const char* function, const Option (&
     }
 }
 
+// Entry `index` of the option "exempt" of the table at 1; "/64" may follow an address of IPv6.
+// Not found: there is none; invalid: it is no address.
+Result<Address> exempt_address(lua_State* L, int index) {
+    lua_getfield(L, 1, "exempt");
+    lua_rawgeti(L, -1, index);
+    if (lua_isnil(L, -1)) {
+        lua_pop(L, 2);
+        return Status::error(StatusCode::not_found, "no more");
+    }
+    std::size_t size = 0;
+    const char* bytes = lua_type(L, -1) == LUA_TSTRING ? lua_tolstring(L, -1, &size) : "";
+    std::string_view text(bytes, size);
+    if (text.ends_with("/64")) text.remove_suffix(3);
+    const Result<Address> address = Address::parse(text, 0);
+    lua_pop(L, 2);
+    return address;
+}
+
+void check_exempt(lua_State* L) {
+    for (int i = 1;; ++i) {
+        const Result<Address> address = exempt_address(L, i);
+        if (address.ok()) continue;
+        if (address.status().code() == StatusCode::not_found) return;
+        bad_option(L, "socket.listen", "exempt", "IPv4 and IPv6 addresses");
+    }
+}
+
 // --- listeners and connections ---
 
 // listen(options) -> listener, host, port, server_key | nil, message, code
@@ -241,6 +288,15 @@ int socket_listen(lua_State* L) {
     options.backlog = own.backlog;
     options.max_connections = own.max_connections;
     options.max_per_address = own.max_per_address;
+    options.max_handshakes = own.max_handshakes;
+    options.max_handshakes_per_address = own.max_handshakes_per_address;
+    options.until_upgrade = own.until_upgrade;
+    if (own.exempts) {
+        check_exempt(L);
+        for (int i = 1; exempt_address(L, i).ok(); ++i) {
+            options.exempt.push_back(exempt_address(L, i).value().client_key());
+        }
+    }
     if (own.encryption.server_key != nullptr) {
         return bad_option(L, "socket.listen", "server_key", "a file as \"key\"");
     }
@@ -430,6 +486,14 @@ int push_address(lua_State* L, const Result<Address>& address) {
     return 2;
 }
 
+// age(connection) -> ms | nil, message, code
+int socket_age(lua_State* L) {
+    const Result<std::int64_t> age = network_of(L).age_ms(check_connection(L, 1));
+    if (!age.ok()) return push_error(L, age.status());
+    lua_pushnumber(L, static_cast<lua_Number>(age.value()));
+    return 1;
+}
+
 // peer(connection) -> host, port | nil, message, code
 int socket_peer(lua_State* L) {
     return push_address(L, network_of(L).peer(check_connection(L, 1)));
@@ -553,6 +617,7 @@ const luaL_Reg kFunctions[] = {
     {"resume", socket_resume},
     {"set_max_frame", socket_set_max_frame},
     {"set_idle", socket_set_idle},
+    {"age", socket_age},
     {"peer", socket_peer},
     {"local_address", socket_local_address},
     {"framing", socket_framing},

@@ -79,7 +79,7 @@ struct StreamOptions {
     bool no_delay = true;                 // small packets leave at once
     bool half_open = false;               // may be written after the peer has ended
     bool paused = false;                  // reads nothing before resume() or hand_over()
-    std::int32_t handshake_ms = 10'000;   // for TLS of an accepted one
+    std::int32_t handshake_ms = 10'000;   // for the handshake of an accepted one
 };
 
 struct Listener;
@@ -116,6 +116,7 @@ struct Connection {
     State state = State::free;
     CloseReason reason = CloseReason::closed;
     bool accepted = false;        // else it connected
+    bool in_handshake = false;    // accepted, and counted as one by its listener
     bool announced = false;       // opened or connected was posted, so closed must follow
     const void* dirty = nullptr;  // the worker's list of what to flush that it is on
     bool blocked = false;         // the system takes no more: wait for writable
@@ -139,8 +140,9 @@ struct Connection {
     std::int32_t stall_ms = 0;
     std::int32_t idle_ms = 0;
     std::int32_t close_ms = 0;
+    std::int64_t began_ns = 0;     // when it was accepted, or was to connect
     std::int64_t progress_ns = 0;  // when something was sent last
-    std::int64_t deadline_ns = 0;  // of connecting or closing
+    std::int64_t deadline_ns = 0;  // of connecting, the handshake or closing
     std::int64_t watched_ns = 0;   // the entry of the list of deadlines that counts; 0: none
     Address peer;
     ListenerId listener;                              // of an accepted one, for its events

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "net/connection.h"
 
@@ -20,6 +21,11 @@ struct ListenOptions {
     int backlog = 1024;
     std::uint32_t max_connections = 10'000;  // open at a time; more are reset at once
     std::uint32_t max_per_address = 0;       // from one IPv4 address or IPv6 /64; 0: no limit
+    // Handshakes that are under way, over all listeners of this owner; more are reset at once.
+    std::uint32_t max_handshakes = 2'500;          // 0: no limit
+    std::uint32_t max_handshakes_per_address = 0;  // likewise
+    bool until_upgrade = false;                    // a handshake goes on until upgrade() was called
+    std::vector<Address> exempt;                   // from limits for each address
     StreamOptions stream;
     std::shared_ptr<const SecureContext> secure;  // null: plain
 };
@@ -37,6 +43,7 @@ struct Listener {
     Handle owner;
     ListenOptions options;
     Address address;
+    std::shared_ptr<Handshakes> handshakes;  // of all listeners of the owner
 
     std::atomic<bool> closed{false};
 

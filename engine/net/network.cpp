@@ -179,7 +179,7 @@ Network::Locked Network::take_connection(const StreamOptions& options, Handle ow
     c.sending.store(false);
     c.id = id;
     c.reason = CloseReason::closed;
-    c.accepted = c.announced = c.blocked = c.broken = false;
+    c.accepted = c.in_handshake = c.announced = c.blocked = c.broken = false;
     c.dirty = nullptr;
     c.peer_ended = c.wants_drained = c.handing_over = c.finish_waits = false;
     c.half_open = options.half_open;
@@ -191,6 +191,7 @@ Network::Locked Network::take_connection(const StreamOptions& options, Handle ow
     c.stall_ms = options.stall_ms;
     c.idle_ms = options.idle_ms;
     c.close_ms = options.close_ms;
+    c.began_ns = now_ns();
     c.progress_ns = c.deadline_ns = c.watched_ns = 0;
     c.peer = {};
     c.listener = {};
@@ -260,7 +261,10 @@ PostResult Network::post_event(const Connection& connection, Handle to, SocketEv
 bool Network::announce(Locked c) {
     c->state = Connection::State::open;
     c->announced = true;
-    c->deadline_ns = 0;
+    if (!c->accepted || !c->listened_by->options.until_upgrade) {
+        c->deadline_ns = 0;
+        end_handshake(*c);
+    }
     if (!c->accepted) {
         counters_.connected.fetch_add(1);
         counters_.open.fetch_add(1);
@@ -567,6 +571,12 @@ Status Network::set_idle_ms(ConnectionId id, std::int32_t idle_ms) {
     return {};
 }
 
+Result<std::int64_t> Network::age_ms(ConnectionId id) {
+    const Locked c = find(id);
+    if (!c) return dead_connection();
+    return (now_ns() - c->began_ns) / kNsPerMs;
+}
+
 Result<Address> Network::peer(ConnectionId id) {
     const Locked c = find(id);
     if (!c) return dead_connection();
@@ -640,9 +650,11 @@ std::int64_t Network::check_deadlines(Connection& c, std::int64_t now) {
         next = now + kHandOverCheckNs;
     }
     if (c.state == Connection::State::dead) return next;
-    if (c.state != Connection::State::open && c.deadline_ns != 0 && is_due(c.deadline_ns)) {
+    if (c.deadline_ns != 0 && is_due(c.deadline_ns)) {
         if (c.state < Connection::State::open) {
             fail_connect(c, "timeout");
+        } else if (c.state == Connection::State::open) {
+            kill(c, CloseReason::handshake);
         } else {
             // What could not be delivered is cut off, and the peer can tell.
             kill(c, unsent_bytes(c) == 0 ? c.reason : CloseReason::stalled);

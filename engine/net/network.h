@@ -59,10 +59,12 @@ struct NetworkCounters {
     Count accepted{0};
     Count connected{0};
     Count connect_failed{0};
-    Count refused_full{0};     // over a listener's max_connections
-    Count refused_address{0};  // over max_per_address
-    Count accept_pauses{0};    // out of descriptors or memory
-    Count accept_waits{0};     // the owner's mailbox was half full
+    Count refused_full{0};        // over a listener's max_connections
+    Count refused_address{0};     // over max_per_address
+    Count refused_handshakes{0};  // over max_handshakes or max_handshakes_per_address
+    Count handshakes{0};          // now
+    Count accept_pauses{0};       // out of descriptors or memory
+    Count accept_waits{0};        // the owner's mailbox was half full
     Count bytes_in{0}, bytes_out{0};
     Count frames_in{0}, packets_out{0};
     Count sends{0}, receives{0};  // system calls
@@ -85,6 +87,8 @@ struct NetworkCounters {
         PERILUNE_COUNTER(connect_failed);
         PERILUNE_COUNTER(refused_full);
         PERILUNE_COUNTER(refused_address);
+        PERILUNE_COUNTER(refused_handshakes);
+        PERILUNE_COUNTER(handshakes);
         PERILUNE_COUNTER(accept_pauses);
         PERILUNE_COUNTER(accept_waits);
         PERILUNE_COUNTER(bytes_in);
@@ -195,6 +199,8 @@ class Network {
     // 0: no limit. Errors: dead.
     Status set_idle_ms(ConnectionId id, std::int32_t idle_ms);
 
+    // Since it was accepted, or was to connect: a handshake included. Errors: dead.
+    Result<std::int64_t> age_ms(ConnectionId id);
     Result<Address> peer(ConnectionId id);
     Result<Address> local(ConnectionId id);
     Result<Handle> owner_of(ConnectionId id);
@@ -281,6 +287,11 @@ class Network {
     void on_connecting(ConnectionId id, std::uint32_t ready);
     void on_accept(ListenerId id);
     void admit_peer(const std::shared_ptr<Listener>& listener, int descriptor, const Address& peer);
+    std::atomic<std::uint64_t>* refusal(Listener& listener, const Address& peer);
+    void begin_handshake(Connection& connection);
+    void end_handshake(Connection& connection);
+    static void count_down(std::unordered_map<Address, std::uint32_t, AddressHash>& per_address,
+                           const Address& peer);
     void pause_accept(Listener& listener, std::atomic<std::uint64_t>& counter);
     void resume_accepts();
     void read(Connection& connection);

@@ -21,6 +21,10 @@ bool out_of_descriptors(int error) {
     return error == -EMFILE || error == -ENFILE || error == -ENOBUFS || error == -ENOMEM;
 }
 
+bool is_exempt(const ListenOptions& options, const Address& key) {
+    return std::ranges::find(options.exempt, key) != options.exempt.end();
+}
+
 }  // namespace
 
 Result<ListenerId> Network::listen(Handle owner, const ListenOptions& options) {
@@ -50,6 +54,10 @@ Result<ListenerId> Network::listen(Handle owner, const ListenOptions& options) {
     const ListenerId id = listener.id;
     {
         const std::lock_guard lock(listeners_mutex_);
+        const auto other =
+            std::ranges::find(listeners_, owner, [](const auto& l) { return l->owner; });
+        listener.handshakes =
+            other == listeners_.end() ? std::make_shared<Handshakes>() : (*other)->handshakes;
         listeners_.push_back(std::move(made));
     }
     counters_.listeners.fetch_add(1);
@@ -169,22 +177,62 @@ void Network::resume_accepts() {
     }
 }
 
+// What counts the refusal of a peer that is over a limit; null: it may come.
+std::atomic<std::uint64_t>* Network::refusal(Listener& listener, const Address& peer) {
+    const ListenOptions& options = listener.options;
+    const Address key = peer.client_key();
+    const bool exempt = is_exempt(options, key);
+    const auto is_full = [&](const auto& per_address, std::uint32_t most) {
+        if (most == 0 || exempt) return false;
+        const auto found = per_address.find(key);
+        return found != per_address.end() && found->second >= most;
+    };
+    if (listener.open >= options.max_connections) return &counters_.refused_full;
+    if (is_full(listener.per_address, options.max_per_address)) return &counters_.refused_address;
+    if (listener.secure == nullptr && !options.until_upgrade) return nullptr;
+    const Handshakes& handshakes = *listener.handshakes;
+    if ((options.max_handshakes != 0 && handshakes.count >= options.max_handshakes) ||
+        is_full(handshakes.per_address, options.max_handshakes_per_address)) {
+        return &counters_.refused_handshakes;
+    }
+    return nullptr;
+}
+
+// Counts it, and limits its time.
+void Network::begin_handshake(Connection& c) {
+    c.in_handshake = true;
+    Handshakes& handshakes = *c.listened_by->handshakes;
+    ++handshakes.count;
+    ++handshakes.per_address[c.peer.client_key()];
+    counters_.handshakes.fetch_add(1);
+    const std::int32_t limit_ms = c.listened_by->options.stream.handshake_ms;
+    if (limit_ms == 0) return;
+    c.deadline_ns = c.began_ns + limit_ms * kNsPerMs;
+    watch(c, c.deadline_ns);
+}
+
+void Network::end_handshake(Connection& c) {
+    if (!std::exchange(c.in_handshake, false)) return;
+    Handshakes& handshakes = *c.listened_by->handshakes;
+    --handshakes.count;
+    count_down(handshakes.per_address, c.peer);
+    counters_.handshakes.fetch_sub(1);
+}
+
+void Network::count_down(std::unordered_map<Address, std::uint32_t, AddressHash>& per_address,
+                         const Address& peer) {
+    const auto found = per_address.find(peer.client_key());
+    if (found != per_address.end() && --found->second == 0) per_address.erase(found);
+}
+
 void Network::admit_peer(const std::shared_ptr<Listener>& listening_one, int descriptor,
                          const Address& peer) {
     counters_.accepted.fetch_add(1);
     Listener& listener = *listening_one;
     const ListenOptions& options = listener.options;
-    if (listener.open >= options.max_connections) {
-        counters_.refused_full.fetch_add(1);
+    if (std::atomic<std::uint64_t>* counter = refusal(listener, peer)) {
+        counter->fetch_add(1);
         return transport_->close(descriptor, true);
-    }
-    std::uint32_t* from_address = nullptr;
-    if (options.max_per_address != 0) {
-        from_address = &listener.per_address[peer.client_key()];
-        if (*from_address >= options.max_per_address) {
-            counters_.refused_address.fetch_add(1);
-            return transport_->close(descriptor, true);
-        }
     }
     Locked c = take_connection(options.stream, listener.owner);
     if (!c) {
@@ -192,7 +240,7 @@ void Network::admit_peer(const std::shared_ptr<Listener>& listening_one, int des
         return transport_->close(descriptor, true);
     }
     ++listener.open;
-    if (from_address != nullptr) ++*from_address;
+    if (options.max_per_address != 0) ++listener.per_address[peer.client_key()];
     counters_.open.fetch_add(1);
     c->accepted = true;
     c->descriptor = descriptor;
@@ -201,6 +249,7 @@ void Network::admit_peer(const std::shared_ptr<Listener>& listening_one, int des
     c->listened_by = listening_one;
     c->polled_id = c->id.value;
     const bool watched = transport_->watch(descriptor, c->id.value) == 0;
+    if (listener.secure != nullptr || options.until_upgrade) begin_handshake(*c);
     if (!watched) {
         c->state = Connection::State::securing;
         c->reason = CloseReason::aborted;
@@ -210,10 +259,6 @@ void Network::admit_peer(const std::shared_ptr<Listener>& listening_one, int des
     } else {
         c->state = Connection::State::securing;
         c->secure = listener.secure->open("", kernel_.random());
-        if (options.stream.handshake_ms > 0) {
-            c->deadline_ns = now_ns() + options.stream.handshake_ms * kNsPerMs;
-            watch(*c, c->deadline_ns);
-        }
     }
 }
 

@@ -252,6 +252,7 @@ Status Network::upgrade(ConnectionId id, std::uint32_t max_message) {
     }
     c->framing = FramingKind::websocket;
     c->max_frame.store(max_message);
+    c->deadline_ns = 0;
     later(id, &Network::begin_websocket);
     return {};
 }
@@ -262,6 +263,7 @@ void Network::begin_websocket(ConnectionId id) {
     c->websocket = std::make_unique<WebSocketDecoder>(c->accepted ? WebSocketRole::server
                                                                   : WebSocketRole::client);
     c->decoder = FrameDecoder(FramingKind::websocket);
+    if (const Locked locked = find(id)) end_handshake(*locked);
     c->pause.fetch_and(~Connection::kByHead);
     read(*c);
 }
@@ -345,6 +347,11 @@ void Network::peer_ended(Connection& connection) {
     const bool again = std::exchange(c->peer_ended, true);
     if (c->broken) {
         c->reason = CloseReason::reset;
+        return finish(std::move(c));
+    }
+    if (c->state == Connection::State::securing) {
+        if (!c->accepted) return fail_connect(*c, "closed during the handshake");
+        c->reason = CloseReason::ended;
         return finish(std::move(c));
     }
     if (c->state == Connection::State::ending || c->state == Connection::State::dead) {

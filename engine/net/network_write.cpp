@@ -420,12 +420,9 @@ void Network::count_end(Connection& c) {
     }
     Listener* listener = c.listened_by.get();
     if (listener == nullptr) return;
+    end_handshake(c);
     --listener->open;
-    if (listener->options.max_per_address == 0) return;
-    const auto found = listener->per_address.find(c.peer.client_key());
-    if (found != listener->per_address.end() && --found->second == 0) {
-        listener->per_address.erase(found);
-    }
+    if (listener->options.max_per_address != 0) count_down(listener->per_address, c.peer);
 }
 
 }  // namespace perilune

@@ -53,7 +53,8 @@ local UNSUPPORTED = 1003 -- RFC 6455: data of a kind that isn't taken
 ---| "malformed" # the length of a frame is impossible
 ---| "too_large" # a frame is over max_frame
 ---| "tls" # TLS was not agreed on, or broken
----| "handshake" # TLS was not agreed on in handshake_ms
+---| "encryption" # encryption was not agreed on, or what came had been changed
+---| "handshake" # the handshake took longer than handshake_ms
 ---| "lost" # its owner died with data of it unseen
 ---| "stopping" # the node stops
 
@@ -86,24 +87,31 @@ local UNSUPPORTED = 1003 -- RFC 6455: data of a kind that isn't taken
 ---@field verify boolean? a connection refuses a server that can't be verified; default true
 ---@field server_name string? whom the certificate must name; default: the host connected to
 
----@class perilune.socket.ListenOptions : perilune.socket.Options
 ---Encryption of our own instead of TLS (docs/protocol.md): no certificates. A server with a `key` is known
 ---by it to connections that have its `server_key`; without both somebody in between isn't noticed.
 ---@class perilune.socket.EncryptOptions
 ---@field key string? of a listener: file of its X25519 key in PEM form
 ---@field server_key string? of a connection: 64 hexadecimal digits; another server is refused
 
+---@class perilune.socket.ListenOptions : perilune.socket.Options
 ---@field host string? an address, "localhost", or "*" for all of both families; default "127.0.0.1"
 ---@field port integer? default 0: the system chooses
 ---@field backlog integer? connections that may wait to be accepted; default 1024
 ---@field max_connections integer? open at a time, further ones are reset; default 10000
 ---@field max_per_address integer? the same from one IPv4 address or IPv6 /64; default 0: no limit
 ---@field tls perilune.socket.TlsOptions?
----@field handshake_ms integer? limit for agreeing on TLS; default 10000; 0: none
+---@field encrypt boolean|perilune.socket.EncryptOptions|nil
+---@field handshake_ms integer? limit for agreeing on TLS or encryption; default 10000; 0: none
+---@field max_handshakes integer? under way at a time, over all listeners of this service; further ones
+---are reset; default 2500; 0: no limit
+---@field max_handshakes_per_address integer? the same from one address; default 0: no limit
+---@field until_upgrade boolean? a handshake includes what comes before upgrade()
+---@field exempt string[]? addresses without limits an address: "192.0.2.1", "2001:db8::/64"
 
 ---@class perilune.socket.ConnectOptions : perilune.socket.Options
 ---@field connect_ms integer? limit for the name, all its addresses and TLS together; default 10000
 ---@field tls boolean|perilune.socket.TlsOptions|nil
+---@field encrypt boolean|perilune.socket.EncryptOptions|nil
 
 ---@class perilune.socket
 local socket = {}
@@ -111,7 +119,6 @@ local socket = {}
 -- The running service's part: this file is shared by the light services of a VM.
 ---@class perilune.socket.State
 ---@field connections table<integer, perilune.socket.Connection>
----@field encrypt boolean|perilune.socket.EncryptOptions|nil
 ---@field listeners table<integer, table>
 ---@field adopt table?
 
@@ -311,6 +318,7 @@ end
 ---@field id integer
 ---@field host string the address it has
 ---@field port integer the port it has, also when the system chose
+---@field server_key string? by which connections know it, where it encrypts with a key of its own
 local Listener = {}
 Listener.__index = Listener
 
@@ -318,7 +326,6 @@ Listener.__index = Listener
 ---@return true? ok
 ---@return string? message
 ---@return string? code "dead": it is closed already
----@field server_key string? by which connections know it, where it encrypts with a key of its own
 function Listener:close()
   state_of_service().listeners[self.id] = nil
   return network.close_listener(self.id)
@@ -712,6 +719,12 @@ function Connection:set_max_frame(bytes) return network.set_max_frame(self.id, b
 ---@return string? message
 ---@return string? code
 function Connection:set_idle(ms) return network.set_idle(self.id, ms) end
+
+---How long ago it was accepted, or was to connect: a handshake counts.
+---@return integer? ms
+---@return string? message
+---@return string? code "dead"
+function Connection:age() return network.age(self.id) end
 
 ---The address of the other end.
 ---@return string? host of the peer

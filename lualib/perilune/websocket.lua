@@ -57,9 +57,12 @@ local CODES = { malformed = 1002, too_large = 1009, stopping = 1001, closed = 10
 ---@field tls perilune.socket.TlsOptions?
 ---@field max_connections integer?
 ---@field max_per_address integer?
+---@field max_handshakes integer? TLS and what comes before the upgrade count as one
+---@field max_handshakes_per_address integer?
+---@field exempt string[]?
 ---@field backlog integer?
 ---@field stall_ms integer?
----@field header_ms integer? limit for the handshake; default 10000
+---@field header_ms integer? limit for the handshake, TLS and refused requests included; default 10000
 
 ---@class perilune.websocket.ConnectOptions : perilune.websocket.Callbacks
 ---@field headers table<string, string>? of the handshake
@@ -290,7 +293,8 @@ function websocket.accept(request, options)
 end
 
 local OF_HTTP = {
-  "host", "port", "tls", "max_connections", "max_per_address", "backlog", "stall_ms", "header_ms",
+  "host", "port", "tls", "max_connections", "max_per_address", "max_handshakes",
+  "max_handshakes_per_address", "exempt", "backlog", "stall_ms", "header_ms",
 }
 local OF_ACCEPT = {
   on_open = true, on_message = true, on_close = true, origins = true, protocols = true,
@@ -314,6 +318,7 @@ function websocket.listen(options)
       error(("websocket.listen: there is no option %q"):format(tostring(name)), 2)
     end
   end
+  given.until_upgrade, given.handshake_ms = true, given.header_ms
   function given.on_request(request)
     if options.path and request.path ~= options.path then return 404, "Not Found" end
     websocket.accept(request, options) -- answers what it refuses

@@ -108,6 +108,79 @@ test("TLS that isn't agreed on in time is closed as handshake", function()
   listener:close()
 end)
 
+test("handshakes under way are limited over all listeners of a service, and counted", function()
+  local function stats(name) return socket.stats()[name] end
+  local function is_refused(listener)
+    local before = stats "refused_handshakes"
+    local plain = socket.connect("127.0.0.1", listener.port)
+    if plain then test.equal(plain:read(nil, 20000), nil) end
+    test.equal(stats "refused_handshakes" - before, 1)
+  end
+  for _, limit in ipairs { "max_handshakes", "max_handshakes_per_address" } do
+    local first, second = listen { [limit] = 2 }, listen { [limit] = 2 }
+    local exempt = listen { max_handshakes_per_address = 1, exempt = { "127.0.0.1" } }
+    local silent = {}
+    for index, listener in ipairs { first, second } do
+      silent[index] = assert(socket.connect("127.0.0.1", listener.port))
+    end
+    test.eventually(function() return stats "handshakes" == 2 end)
+    is_refused(first)
+    is_refused(second)
+    silent[3] = assert(socket.connect("127.0.0.1", exempt.port))
+    test.eventually(function() return stats "handshakes" == 3 end)
+    for index = 1, 3 do silent[index]:close() end
+    test.eventually(function() return stats "handshakes" == 0 end)
+    for _, listener in ipairs { first, second } do
+      silent[#silent + 1] = assert(connect(listener, {})) -- who has shaken hands isn't counted
+      silent[#silent + 1] = assert(connect(listener, {}))
+    end
+    for index = 4, #silent do silent[index]:close() end
+    for _, listener in ipairs { first, second, exempt } do listener:close() end
+  end
+  test.raises(function() listen { exempt = { "somewhere" } } end, "exempt")
+  test.raises(function() listen { exempt = 1 } end, "exempt")
+end)
+
+test("a peer that ends during the handshake is closed, and not waited for", function()
+  local before = socket.stats().open
+  local listener = listen { handshake_ms = 0 }
+  local plain = assert(socket.connect("127.0.0.1", listener.port))
+  test.eventually(function() return socket.stats().handshakes == 1 end)
+  plain:close()
+  test.eventually(function() return socket.stats().open == before end)
+  listener:close()
+  local plain_listener = assert(socket.listen { on_open = function(peer) peer:close() end })
+  local connection, message, code = connect(plain_listener, { connect_ms = 0 })
+  test.equal(connection, nil)
+  test.equal(message, "closed during the handshake")
+  test.equal(code, "unavailable")
+  plain_listener:close()
+end)
+
+test("with until_upgrade a handshake is over with the upgrade, or in handshake_ms", function()
+  local accepted
+  local listener = assert(socket.listen {
+    framing = "raw", until_upgrade = true, handshake_ms = 300,
+    on_open = function(connection) accepted = connection end, on_data = function() end,
+  })
+  local before = socket.stats().closed_handshake
+  local silent = assert(socket.connect("127.0.0.1", listener.port))
+  test.equal(silent:read(nil, 20000), nil)
+  test.equal(socket.stats().closed_handshake - before, 1)
+  local upgraded = assert(socket.connect("127.0.0.1", listener.port))
+  test.eventually(function() return accepted and not accepted.closed end)
+  test.equal(socket.stats().handshakes, 1)
+  test.ok(accepted:upgrade "websocket")
+  test.eventually(function() return socket.stats().handshakes == 0 end)
+  test.eventually(function() return accepted:age() > 400 end)
+  test.equal(accepted.closed, nil)
+  test.ok(accepted:write "still here")
+  upgraded:close()
+  test.eventually(function() return accepted.closed end)
+  test.equal(accepted:age(), nil)
+  listener:close()
+end)
+
 test("a connection to a plain server fails", function()
   local listener = assert(socket.listen {
     on_data = function(connection) connection:write "HTTP/1.0 400 Bad Request\r\n\r\n" end,

@@ -30,13 +30,18 @@ local new_token, wait, wake, watch =
 ---@field max_header_bytes integer? of a request; default 16384
 ---@field max_headers integer? default 100
 ---@field max_target integer? bytes of path and query; default 8192
----@field header_ms integer? how long all of the head may take; default 10000
+---@field header_ms integer? how long all of the head may take, and TLS before the first; default 10000
 ---@field body_ms integer? the same of the body; default 30000
 ---@field handler_ms integer? the same of a handler, then 503; default 30000; 0: as long as it likes
 ---@field keep_alive_ms integer? how long a connection waits for a request; default 60000; 0: each
 ---has one
 ---@field max_connections integer? as of socket.listen, like the ones below
 ---@field max_per_address integer?
+---@field max_handshakes integer?
+---@field max_handshakes_per_address integer?
+---@field handshake_ms integer?
+---@field until_upgrade boolean?
+---@field exempt string[]?
 ---@field backlog integer?
 ---@field stall_ms integer?
 
@@ -49,10 +54,14 @@ local OPTIONS = {
   max_target = { "number", 8 * 1024 }, header_ms = { "number", 10000 },
   body_ms = { "number", 30000 }, handler_ms = { "number", 30000 },
   keep_alive_ms = { "number", 60000 }, max_connections = { "number" },
-  max_per_address = { "number" }, backlog = { "number" }, stall_ms = { "number" },
+  max_per_address = { "number" }, max_handshakes = { "number" },
+  max_handshakes_per_address = { "number" }, handshake_ms = { "number" },
+  until_upgrade = { "boolean" }, exempt = { "table" }, backlog = { "number" },
+  stall_ms = { "number" },
 }
 local OF_THE_SOCKET = {
-  "host", "port", "tls", "max_connections", "max_per_address", "backlog", "stall_ms",
+  "host", "port", "tls", "max_connections", "max_per_address", "max_handshakes",
+  "max_handshakes_per_address", "handshake_ms", "until_upgrade", "exempt", "backlog", "stall_ms",
 }
 
 local INTERNAL_ERROR = 1011 -- RFC 6455: a server can't go on
@@ -324,9 +333,8 @@ end
 -- Reads a request with its body. nil: the connection is to be closed, after a refusal if there is
 -- somebody to read it.
 ---@async
-local function read_request(session)
+local function read_request(session, deadline)
   local settings = session.settings
-  local deadline = now() + settings.header_ms
   local event, head, _, status = next_event(session, deadline)
   if not event then return status and refuse(session, status, status ~= 408 and head or nil) end
   local request = new_request(session, head)
@@ -341,14 +349,26 @@ local function read_request(session)
   return request, route, refusal, allow
 end
 
+-- When a head must be here, of which nothing is yet; nil when nothing has come in time. The first
+-- one's time begins with the connection.
+---@async
+local function head_deadline(session, first)
+  local settings = session.settings
+  if first then
+    local left = settings.header_ms - (session.connection:age() or 0)
+    local deadline = now() + left
+    return left > 0 and await_request(session, left) and deadline or nil
+  end
+  return await_request(session, settings.keep_alive_ms) and now() + settings.header_ms or nil
+end
+
 -- Answers one request. Whether the connection goes on.
 ---@async
 local function serve_one(session, first)
   local settings = session.settings
-  if not await_request(session, first and settings.header_ms or settings.keep_alive_ms) then
-    return false
-  end
-  local request, route, refusal, allow = read_request(session)
+  local deadline = head_deadline(session, first)
+  if not deadline then return false end
+  local request, route, refusal, allow = read_request(session, deadline)
   if not request then return false end
   local keeps = request.keep_alive and settings.keep_alive_ms > 0 and not settings.closing
   local response = responses.new(request, session.connection, keeps)
