@@ -4,11 +4,13 @@
 -- A mode is a function that runs bots and returns what it found. In `chat` all enter the talkroom
 -- first, then talk for a while, then wait for what is under way. So every line that was accepted
 -- must reach every other bot once, in the order of its numbers; what doesn't is counted as lost,
--- repeated or out of order, and any of these makes the run a failure.
+-- repeated or out of order. With `echo_ms` each asks for something besides, and every request has
+-- one reply. Anything else makes the run a failure, and so does a connection that ends early.
 local perilune = require "perilune"
 local bot = require "perilune.bot"
 local options = require "perilune.options"
 local protocol = require "perilune.protocol"
+local game = require "protocol" ---@type perilune.Protocol
 
 local bots = {}
 local modes = {}
@@ -19,9 +21,13 @@ bots.options = {
   host = { type = "string", default = "127.0.0.1", meaning = "the gateway's address" },
   port = { type = "integer", default = 6080, min = 1, max = 65535, meaning = "and port" },
   url = { type = "string", meaning = "of its WebSocket instead: ws://127.0.0.1:6081" },
+  url_share = { type = "number", default = 1, min = 0, max = 1,
+    meaning = "share of the bots that use url where there is one" },
   seconds = { type = "number", default = 10, min = 0.1, max = 86400, meaning = "how long" },
   rate = { type = "number", default = 1, min = 0, max = 1000000,
     meaning = "lines a second of each bot" },
+  echo_ms = { type = "integer", default = 0, min = 0, max = 86400000, unit = "ms",
+    meaning = "pause between two requests of a bot that are answered to it alone; 0: none" },
   buf = { type = "number", default = 0.5, min = 0, max = 1,
     meaning = "share of the bots that use BUF instead of JSON" },
   at_once = { type = "integer", default = 16, min = 1, max = 1000,
@@ -47,23 +53,21 @@ local function percentile(sorted, share)
   return sorted[math.max(1, math.ceil(#sorted * share))] or 0
 end
 
+local function new_samples() return { count = 0, slowest = 0 } end
+
 -- Beyond MAX_SAMPLES each has the same chance to be kept.
-local function add_sample(run, ms)
-  run.slowest = math.max(run.slowest, ms)
-  if #run.samples < MAX_SAMPLES then
-    run.samples[#run.samples + 1] = ms
-  else
-    local at = math.random(run.received)
-    if at <= MAX_SAMPLES then run.samples[at] = ms end
-  end
+local function add_sample(samples, ms)
+  samples.count = samples.count + 1
+  samples.slowest = math.max(samples.slowest, ms)
+  local at = samples.count <= MAX_SAMPLES and samples.count or math.random(samples.count)
+  if at <= MAX_SAMPLES then samples[at] = ms end
 end
 
-local function summarize(run)
-  local sorted = run.samples
-  table.sort(sorted)
+local function summarize(samples)
+  table.sort(samples)
   return {
-    p50 = percentile(sorted, 0.5), p95 = percentile(sorted, 0.95),
-    p99 = percentile(sorted, 0.99), max = run.slowest,
+    p50 = percentile(samples, 0.5), p95 = percentile(samples, 0.95),
+    p99 = percentile(samples, 0.99), max = samples.slowest, count = samples.count,
   }
 end
 
@@ -72,7 +76,8 @@ end
 local function new_run(settings)
   return {
     settings = settings, players = {}, by_uid = {}, sent = 0, refused = 0, received = 0,
-    repeated = 0, disordered = 0, broken = 0, errors = {}, samples = {}, slowest = 0,
+    repeated = 0, disordered = 0, broken = 0, errors = {}, lines = new_samples(),
+    echoes = new_samples(),
   }
 end
 
@@ -94,20 +99,33 @@ local function on_line(run, player, line)
   player.last_id[line.uid] = line.id
   player.heard[line.uid] = (player.heard[line.uid] or 0) + 1
   run.received = run.received + 1
-  if sent_at then add_sample(run, perilune.now() - sent_at) end
+  if sent_at then add_sample(run.lines, perilune.now() - sent_at) end
+end
+
+-- What no request waits for: a line, or a reply too many.
+local function on_push(run, player, name, body)
+  if name == "talkroom.user_message" then return on_line(run, player, body) end
+  local command = game.commands[name]
+  if command and command.is_push and name ~= "protocol.error" then return end
+  local text = type(body) == "table" and body.message or type(body) == "string" and body or ""
+  note_error(run, ("bot %d: %s for no request %s"):format(player.number, name, text))
+end
+
+-- Of the first `number` bots floor(number * share) are in the share, so they are spread evenly.
+local function in_share(number, share)
+  return math.floor(number * share) > math.floor((number - 1) * share)
 end
 
 local function start_player(run, number)
   local settings = run.settings
   local form = number <= settings.count * settings.buf and protocol.BUF or protocol.JSON
   local player, message = bot.connect {
-    host = settings.host, port = settings.port, url = settings.url, form = form,
+    host = settings.host, port = settings.port, form = form,
+    url = in_share(number, settings.url_share) and settings.url or nil,
   }
   if not player then return note_error(run, ("bot %d: connect: %s"):format(number, message)) end
   player.number, player.said, player.heard, player.last_id = number, 0, {}, {}
-  function player:on_push(name, body)
-    if name == "talkroom.user_message" then on_line(run, self, body) end
-  end
+  function player:on_push(name, body) on_push(run, self, name, body) end
   local profile, why = player:login()
   if not profile then
     player:close()
@@ -151,14 +169,39 @@ local function say_line(run, player)
   end
 end
 
-local function talk(run, player, until_ms)
-  local pause_ms = 1000 / run.settings.rate
+local function echo(run, player)
+  local began = perilune.now()
+  local reply, message = player:request("talkroom.history", { count = 1 })
+  if reply and reply.status == STATUS.ok then
+    add_sample(run.echoes, perilune.now() - began)
+  else
+    note_error(run, ("bot %d: echo: %s"):format(player.number, message or tostring(reply.status)))
+    player.broken = true
+  end
+end
+
+-- Calls act(run, player) every pause_ms, beginning somewhere within the first.
+local function keep_on(act, pause_ms, run, player, until_ms)
   local due = perilune.now() + math.random() * pause_ms
   while due < until_ms and not player.broken do
     perilune.sleep(math.max(0, math.ceil(due - perilune.now())))
-    say_line(run, player)
+    act(run, player)
     due = math.max(due + pause_ms, perilune.now())
   end
+end
+
+-- What all players do at the same time, as functions. One keeps them there until the end.
+local function activities(run, until_ms)
+  local rate, echo_ms = run.settings.rate, run.settings.echo_ms
+  local bodies = { function() perilune.sleep(math.ceil(until_ms - perilune.now())) end }
+  local function add(act, pause_ms, player)
+    bodies[#bodies + 1] = function() keep_on(act, pause_ms, run, player, until_ms) end
+  end
+  for _, player in ipairs(run.players) do
+    if rate > 0 then add(say_line, 1000 / rate, player) end
+    if echo_ms > 0 then add(echo, echo_ms, player) end
+  end
+  return bodies
 end
 
 -- Lines that should have come and didn't.
@@ -191,9 +234,12 @@ local function report(run, result)
   say("lost %d, repeated %d, out of order %d, errors %d", result.lost, run.repeated,
     run.disordered, run.broken)
   for _, text in ipairs(run.errors) do say("  %s", text) end
-  local latency = result.latency
-  say("latency ms: p50 %.2f  p95 %.2f  p99 %.2f  max %.2f", latency.p50, latency.p95, latency.p99,
-    latency.max)
+  for _, what in ipairs { "latency", "echo" } do
+    local ms = result[what]
+    if ms.count > 0 then
+      say("%s ms: p50 %.2f  p95 %.2f  p99 %.2f  max %.2f", what, ms.p50, ms.p95, ms.p99, ms.max)
+    end
+  end
   say("%s", result.ok and "all right" or "WRONG")
 end
 
@@ -201,21 +247,25 @@ function modes.chat(settings)
   local run, started = new_run(settings), perilune.now()
   local progress = report_progress(run, started)
   start_players(run)
-  local bodies, until_ms = {}, perilune.now() + settings.seconds * 1000
-  for i, player in ipairs(settings.rate > 0 and run.players or {}) do
-    bodies[i] = function() talk(run, player, until_ms) end
-  end
+  local bodies = activities(run, perilune.now() + settings.seconds * 1000)
   for _, ended in ipairs(perilune.wait_all(bodies)) do
     if not ended[1] then note_error(run, tostring(ended[2])) end
   end
   local limit = perilune.now() + settings.drain_ms
   while count_lost(run) > 0 and perilune.now() < limit do perilune.sleep(50) end
   perilune.cancel(progress)
-  for _, player in ipairs(run.players) do player:close() end
+  for _, player in ipairs(run.players) do
+    if player.closed then
+      local why = player.closing and player.closing.reason or player.closed
+      note_error(run, ("bot %d lost its connection: %s"):format(player.number, why))
+    end
+    player:close()
+  end
   local result = {
     bots = #run.players, sent = run.sent, received = run.received, refused = run.refused,
     lost = count_lost(run), repeated = run.repeated, disordered = run.disordered,
-    errors = run.broken, latency = summarize(run),
+    errors = run.broken, latency = summarize(run.lines),
+    echo = summarize(run.echoes),
   }
   result.ok = result.lost == 0 and run.repeated == 0 and run.disordered == 0 and run.broken == 0
     and #run.players == settings.count

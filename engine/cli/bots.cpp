@@ -33,7 +33,7 @@ int bots(Arguments& arguments) {
         {"host", arguments.text("host", "127.0.0.1")},
         {"port", arguments.number("port", 6080, 1, 65'535)},
         {"seconds", arguments.number("seconds", 10, 1, 86'400)},
-        {"rate", arguments.number("rate", 1, 0, 1'000'000)},
+        {"rate", number_or_text(arguments.text("rate", "1"))},
     };
     if (const std::string problem = arguments.problem(false); !problem.empty()) {
         return misuse("bots", problem);

@@ -2,6 +2,7 @@
 local perilune = require "perilune"
 local protocol = require "perilune.protocol"
 local test = require "perilune.test"
+local game = require "protocol"
 local world = require "world"
 
 local JSON, BUF = protocol.JSON, protocol.BUF
@@ -146,6 +147,38 @@ test("bots chat and lose nothing", function()
     test.equal({ result.ok, result.lost, result.repeated, result.disordered, result.errors },
       { true, 0, 0, 0, 0 })
     test.ok(result.sent >= 8 and result.received == result.sent * 7)
+    test.equal(result.echo.count, 0)
+  end)
+end)
+
+test("bots on both transports chat and have every request answered once", function()
+  local listen = { { port = 0 }, { port = 0, kind = "websocket" } }
+  world.with({ gateway = { listen = listen } }, function(port)
+    local url = ("ws://127.0.0.1:%d"):format(world.stats().listeners[2].port)
+    local handle = perilune.spawn("bots")
+    local result = perilune.call_within(20000, handle, "run", {
+      port = port, url = url, url_share = 0.5, count = 6, seconds = 0.5, echo_ms = 50,
+    })
+    perilune.stop(handle)
+    test.equal({ result.ok, result.bots, result.lost, result.errors }, { true, 6, 0, 0 })
+    test.ok(result.echo.count >= 6, "each has asked")
+  end)
+end)
+
+test("bots notice replies too many and connections that end early", function()
+  world.with({}, function(port)
+    local handle = perilune.spawn("bots")
+    perilune.fork(function()
+      world.wait_for("users", 2)
+      test.eventually(function() return perilune.call("talkroom", "stats").members == 2 end)
+      perilune.send("gateway", "deliver",
+        game:encode_reply("talkroom.history", JSON, { status = STATUS.ok, lines = {} }, 99, 1))
+      perilune.call("gateway", "kick", 2, "test")
+    end)
+    local result = perilune.call_within(20000, handle, "run",
+      { port = port, count = 2, seconds = 1, rate = 0, drain_ms = 0 })
+    perilune.stop(handle)
+    test.equal({ result.ok, result.errors }, { false, 2 }, "the reply and the end")
   end)
 end)
 

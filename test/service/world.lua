@@ -40,7 +40,7 @@ function world.stats() return perilune.call("gateway", "stats") end
 
 -- Waits until a number of the gateway is what it should be.
 function world.wait_for(name, value)
-  test.eventually(function() return world.stats()[name] == value end, 3000,
+  test.eventually(function() return world.stats()[name] == value end, nil,
     ("%s = %s"):format(name, value))
 end
 
@@ -81,7 +81,7 @@ end
 
 -- Waits until a bot's connection is closed; returns what the server said before.
 function world.wait_closed(player)
-  test.eventually(function() return player.closed end, 5000, "closed")
+  test.eventually(function() return player.closed end, nil, "closed")
   return player.closing and player.closing.reason
 end
 
