@@ -8,11 +8,12 @@
 -- is locked out by account and by address, with the same answer for unknown and wrong.
 local perilune = require "perilune"
 local accounts = require "accounts"
+local crypto = require "perilune.crypto"
 local gateway = require "perilune.gateway"
 local limits = require "perilune.limits"
 local options = require "perilune.options"
 local packet = require "perilune.packet"
-local passwords = require "passwords"
+local password = require "perilune.password"
 local protocol = require "perilune.protocol"
 
 local auth = {}
@@ -39,11 +40,13 @@ local NAME = "^[%w_][%w_.-]+$"
 local MAX_NAME_BYTES = 32
 local MIN_PASSWORD_BYTES, MAX_PASSWORD_BYTES = 6, 128
 local MAX_NICK_BYTES = 32
+-- Of nobody's password: what is compared for an unknown name, so that the time tells nothing.
+local NOBODY = "$argon2id$v=19$m=19456,t=2,p=1$" .. ("A"):rep(22) .. "$" .. ("A"):rep(43)
 
 local settings
 local exempt = {}
 local account_lockout, address_lockout, guest_buckets
-local secret = passwords.new_secret() -- of this node, until the store keeps one
+local secret = crypto.random_bytes(32) -- of this node, until the store keeps one
 
 local function refuse(status) return { status = status } end
 
@@ -70,7 +73,7 @@ function client.guest_login(key, guest_key, address)
   if #guest_key ~= KEY_BYTES or guest_key:find("[^%w]") then
     return refuse(STATUS.invalid_params)
   end
-  local hash = passwords.hash_key(secret, guest_key)
+  local hash = crypto.hex(crypto.hmac_sha256(secret, guest_key))
   local account = accounts.find_guest(hash)
   if not account then
     if not exempt[address] and not guest_buckets:take(address, perilune.now()) then
@@ -87,20 +90,34 @@ local function is_locked(name, address, now)
     or (not exempt[address] and address_lockout:is_locked(address, now))
 end
 
+-- Counted before the check, which takes a while: many at once get no more guesses than one by one.
+local function count_guess(name, address, now)
+  account_lockout:fail(name, now)
+  if not exempt[address] then address_lockout:fail(address, now) end
+end
+
+local function forgive_guess(name, address)
+  local now = perilune.now()
+  account_lockout:forgive(name, now)
+  if not exempt[address] then address_lockout:forgive(address, now) end
+end
+
 function client.account_login(key, body, address)
   local name, now = body.uname:lower(), perilune.now()
   if #name > MAX_NAME_BYTES or #body.upwd > MAX_PASSWORD_BYTES then
     return refuse(STATUS.invalid_params)
   end
   if is_locked(name, address, now) then return refuse(STATUS.too_fast) end
+  count_guess(name, address, now)
   local account = accounts.find_name(name)
-  -- Also for an unknown name, so that the time tells nothing.
-  local right = passwords.verify(body.upwd, account and account.upwd)
-  if not account or not right then
-    account_lockout:fail(name, now)
-    if not exempt[address] then address_lockout:fail(address, now) end
-    return refuse(STATUS.invalid_params)
+  local right, message = password.verify(body.upwd, account and account.upwd or NOBODY)
+  if right == nil then
+    perilune.log.warn("a password could not be checked: %s", message)
+    forgive_guess(name, address)
+    return refuse(STATUS.busy)
   end
+  if not account or not right then return refuse(STATUS.invalid_params) end
+  forgive_guess(name, address)
   account_lockout:forget(name)
   return log_in(key, account)
 end
@@ -116,7 +133,12 @@ function client.register(uid, body)
   end
   local account = accounts.find(uid)
   if not account or account.is_guest ~= 1 then return refuse(STATUS.invalid_operation) end
-  local taken = not accounts.register(uid, name, passwords.hash(body.upwd))
+  local hash, message = password.hash(body.upwd)
+  if not hash then
+    perilune.log.warn("a password could not be hashed: %s", message)
+    return refuse(STATUS.busy)
+  end
+  local taken = not accounts.register(uid, name, hash)
   return refuse(taken and STATUS.invalid_operation or STATUS.ok)
 end
 

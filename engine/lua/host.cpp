@@ -11,6 +11,7 @@
 #include "lua/lua_file.h"
 #include "lua/lua_http.h"
 #include "lua/lua_packet.h"
+#include "lua/lua_password.h"
 #include "lua/lua_socket.h"
 #include "lua/lua_udp.h"
 #include "lua/vm.h"
@@ -72,6 +73,7 @@ LuaHost::LuaHost(Kernel& kernel, Network* network, Udp* udp, LuaHostOptions opti
     add_module("perilune.file",
                [this](lua_State* L) { push_file_library(L, options_.data_folder.c_str()); });
     add_module("perilune.native.dns", push_dns_library);
+    add_module("perilune.native.password", push_password_library);
     add_module("perilune.native.http", [](lua_State* L) {
         push_http_library(L);
         Vm::of(L).needs_close();  // parsers hold memory that isn't Lua's

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/codec.h"
+#include "lua/lua_blocking.h"
 #include "lua/lua_core.h"
 #include "lua/sandbox.h"
 #include "lua/vm.h"
@@ -69,22 +70,17 @@ void look_up(const std::string& name, Message& done) {
 
 // Has the look-up done; false when the pool is full. Apart from what yields: C++ objects don't
 // outlive a jump out of it.
-bool submit(Vm& vm, std::string_view name, Handle self, std::uint64_t session) {
+bool submit(Vm& vm, Task& task, std::string_view name, std::int64_t limit_ms) {
     // A seeded run has one machine.
-    std::string looked_up(vm.kernel().seeded() ? "127.0.0.1" : name);
-    MessagePtr done = make_message(MessageKind::work, self, {}, session);
-    return vm.kernel().run_blocking(
-        [host = std::move(looked_up)](Message& message) { look_up(host, message); },
-        std::move(done));
+    std::string host(vm.kernel().seeded() ? "127.0.0.1" : name);
+    return begin_blocking(vm, task, limit_ms,
+                          [host = std::move(host)](Message& message) { look_up(host, message); });
 }
 
 // resolve(name, ms) -> "", address, ... | code, text | a failure for core.finish
 int dns_resolve(lua_State* L) {
     const std::string_view name = check_text(L, kFunction, 1);
-    const lua_Number ms = luaL_checknumber(L, 2);
-    if (!(ms >= 1 && ms <= 2147483647.0)) {
-        return argument_error(L, kFunction, 2, "a limit from 1 to 2147483647 ms expected");
-    }
+    const std::int64_t limit_ms = check_limit_ms(L, kFunction, 2);
     if (name.empty() || name.size() > kMaxName || name.find('\0') != std::string_view::npos) {
         lua_pushliteral(L, "invalid");
         lua_pushliteral(L, "a host name has 1 to 253 bytes");
@@ -92,10 +88,7 @@ int dns_resolve(lua_State* L) {
     }
     Vm& vm = Vm::of(L);
     Task& task = vm.yieldable_task(L, kFunction);
-    const std::uint64_t session =
-        vm.begin_wait(task, WaitKind::call, {}, static_cast<std::int64_t>(ms));
-    if (session == 0 || !submit(vm, name, task.service->handle, session)) {
-        if (session != 0) vm.drop_wait(session);
+    if (!submit(vm, task, name, limit_ms)) {
         lua_pushliteral(L, "overloaded");
         lua_pushliteral(L, "too many names are being looked up");
         return 2;

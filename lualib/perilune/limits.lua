@@ -176,6 +176,19 @@ function Lockout:fail(key, now)
   end
 end
 
+---Takes back what fail() counted before it was known that it would succeed.
+---@param key any
+---@param now number
+function Lockout:forgive(key, now)
+  local entry = self._map:get(key, now)
+  if not entry then return end
+  if entry.count > 0 then
+    entry.count = entry.count - 1
+  else
+    entry.count, entry.locked_until = self._failures - 1, nil
+  end
+end
+
 ---Forgets the failures of a key: it has succeeded.
 ---@param key any
 function Lockout:forget(key)

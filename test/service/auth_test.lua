@@ -1,7 +1,6 @@
 -- Guests, accounts and their limits.
 local perilune = require "perilune"
 local bot = require "perilune.bot"
-local passwords = require "passwords"
 local protocol = require "perilune.protocol"
 local test = require "perilune.test"
 local world = require "world"
@@ -103,16 +102,6 @@ test("a profile can be changed and is kept", function()
   end)
 end)
 
-test("passwords are hashed with a salt and checked", function()
-  local hash = passwords.hash "secret1"
-  test.ok(hash ~= passwords.hash "secret1")
-  test.ok(not hash:find("secret1", 1, true))
-  test.ok(passwords.verify("secret1", hash))
-  test.ok(not passwords.verify("secret2", hash))
-  test.ok(not passwords.verify("secret1", nil))
-  test.ok(not passwords.verify("secret1", "secret1"))
-end)
-
 test("a guest registers and logs in by name", function()
   world.with({}, function(port)
     local guest = world.player(port)
@@ -154,6 +143,27 @@ test("who guesses passwords is locked out, with one answer for unknown and wrong
       test.equal(try(uname, "secret1"), STATUS.too_fast)
     end
     player:close()
+  end)
+end)
+
+test("many guesses at once are no more than one by one", function()
+  local guesses, players, statuses = 12, {}, {}
+  world.with({ auth = { account_failures = 3, account_lock_ms = 3600000 } }, function(port)
+    local guest = world.player(port)
+    guest:request("auth.register", { uname = "ada", upwd = "secret1" })
+    guest:close()
+    local bodies = {}
+    for i = 1, guesses do
+      players[i] = world.connect(port)
+      bodies[i] = function()
+        local body = { uname = "ada", upwd = "wrong" }
+        local status = players[i]:request("auth.account_login", body).status
+        statuses[status] = (statuses[status] or 0) + 1
+      end
+    end
+    perilune.wait_all(bodies)
+    test.equal(statuses, { [STATUS.invalid_params] = 3, [STATUS.too_fast] = guesses - 3 })
+    for _, player in ipairs(players) do player:close() end
   end)
 end)
 

@@ -29,6 +29,10 @@ test("a lock-out begins, ends, and is forgotten after a success", function()
   local lockout = limits.lockout(3, 1000, 0)
   for _ = 1, 2 do lockout:fail("a", 0) end
   test.ok(not lockout:is_locked("a", 0))
+  lockout:fail("a", 0)
+  test.ok(lockout:is_locked("a", 0))
+  lockout:forgive("a", 0) -- the last of them was none
+  test.ok(not lockout:is_locked("a", 0))
   lockout:forget "a"
   for _ = 1, 2 do lockout:fail("a", 10) end
   test.ok(not lockout:is_locked("a", 10))
