@@ -133,7 +133,8 @@ struct Connection {
     int descriptor = -1;
     SendQueue out;  // what has been written and not been sent or encrypted
     FramingKind framing = FramingKind::raw;
-    bool close_frame_sent = false;         // of a WebSocket
+    bool upgrading = false;         // nothing leaves before the polling thread reads messages
+    bool close_frame_sent = false;  // of a WebSocket
     std::unique_ptr<SecureStream> secure;  // null: plain. Null or not is constant while it is open
     std::uint32_t send_bytes = 0;
     std::uint32_t send_packets = 0;

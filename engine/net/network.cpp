@@ -182,6 +182,7 @@ Network::Locked Network::take_connection(const StreamOptions& options, Handle ow
     c.accepted = c.in_handshake = c.announced = c.blocked = c.broken = false;
     c.dirty = nullptr;
     c.peer_ended = c.wants_drained = c.handing_over = c.finish_waits = false;
+    c.upgrading = false;
     c.half_open = options.half_open;
     c.no_delay = options.no_delay;
     c.owner = owner;

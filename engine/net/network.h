@@ -178,7 +178,8 @@ class Network {
 
     // The handshake is done: from now on it carries messages of WebSocket, of at most
     // max_message bytes. It must be a raw connection whose peer sends nothing before it has the
-    // answer (a server's), or one of framing head (a client's).
+    // answer (a server's), or one of framing head (a client's). What is written raw behind this
+    // call, the answer, leaves when messages can be read: the peer's first may follow at once.
     // Errors: dead, invalid (of another framing).
     Status upgrade(ConnectionId id, std::uint32_t max_message);
     // As close(), with a code of RFC 6455 and a reason, UTF-8 of at most 123 bytes, for the

@@ -251,6 +251,7 @@ Status Network::upgrade(ConnectionId id, std::uint32_t max_message) {
         return Status::error(StatusCode::invalid, "only a raw connection becomes a WebSocket");
     }
     c->framing = FramingKind::websocket;
+    c->upgrading = true;
     c->max_frame.store(max_message);
     c->deadline_ns = 0;
     later(id, &Network::begin_websocket);
@@ -265,6 +266,10 @@ void Network::begin_websocket(ConnectionId id) {
     c->decoder = FrameDecoder(FramingKind::websocket);
     if (const Locked locked = find(id)) end_handshake(*locked);
     c->pause.fetch_and(~Connection::kByHead);
+    if (const Locked locked = find(id)) {
+        c->upgrading = false;
+        flush(*c);
+    }
     read(*c);
 }
 

@@ -182,7 +182,7 @@ void Network::flush_turn() {
 }
 
 void Network::flush(Connection& c) {
-    if (c.blocked || c.state < Connection::State::securing ||
+    if (c.blocked || c.upgrading || c.state < Connection::State::securing ||
         c.state > Connection::State::closing) {
         return;
     }

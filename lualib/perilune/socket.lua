@@ -646,8 +646,8 @@ function Connection:close_websocket(code, reason)
 end
 
 ---The handshake is done: from now on the connection carries messages of WebSocket. A server calls
----it in the turn that writes its answer to the handshake, on a "raw" connection; a client, on a
----"head" one, when that answer has come. See perilune.websocket, which does both.
+---it on a "raw" connection and then sends its answer to the handshake by write_raw(); a client
+---calls it on a "head" one when that answer has come. See perilune.websocket, which does both.
 ---@param framing "websocket"
 ---@param options { max_frame: integer? }? largest message, all fragments together; default 65536
 ---@return true? ok

@@ -277,14 +277,15 @@ function websocket.accept(request, options)
   local protocol = choose_protocol(request.headers["sec-websocket-protocol"], options.protocols)
   local below = request.connection
   local connection = new_connection(below, options, request.path, protocol or nil)
-  local sent, why, code = below:write(table.concat {
-    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
-    "Sec-WebSocket-Accept: ", accept_of(request.headers["sec-websocket-key"]), "\r\n",
-    protocol and "Sec-WebSocket-Protocol: " .. protocol .. "\r\n" or "", "\r\n",
-  })
-  -- In the same turn: a frame may follow the answer at once.
+  -- Before the answer, which a frame may follow at once.
+  local sent, why, code =
+    below:upgrade("websocket", { max_frame = options.max_message or MAX_MESSAGE })
   if sent then
-    sent, why, code = below:upgrade("websocket", { max_frame = options.max_message or MAX_MESSAGE })
+    sent, why, code = below:write_raw(table.concat {
+      "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
+      "Sec-WebSocket-Accept: ", accept_of(request.headers["sec-websocket-key"]), "\r\n",
+      protocol and "Sec-WebSocket-Protocol: " .. protocol .. "\r\n" or "", "\r\n",
+    })
   end
   if not sent then return nil, why, code end
   below:set_idle(options.idle_ms or 0)
