@@ -1,6 +1,6 @@
 ---@class perilune.password
--- Hashes of passwords by argon2id (RFC 9106), which is slow and large on purpose: 19 MiB and tens of
--- milliseconds each.
+-- Hashes of passwords by argon2id (RFC 9106), which is slow and large on purpose: 19 MiB and tens
+-- of milliseconds each.
 --
 --   local password = require "perilune.password"
 --   account.hash = assert(password.hash(text)) -- keep this, and never the text

@@ -87,8 +87,9 @@ local UNSUPPORTED = 1003 -- RFC 6455: data of a kind that isn't taken
 ---@field verify boolean? a connection refuses a server that can't be verified; default true
 ---@field server_name string? whom the certificate must name; default: the host connected to
 
----Encryption of our own instead of TLS (docs/protocol.md): no certificates. A server with a `key` is known
----by it to connections that have its `server_key`; without both somebody in between isn't noticed.
+---Encryption of our own instead of TLS (docs/protocol.md): no certificates. A server with a `key`
+---is known by it to connections that have its `server_key`; without both somebody in between
+---isn't noticed.
 ---@class perilune.socket.EncryptOptions
 ---@field key string? of a listener: file of its X25519 key in PEM form
 ---@field server_key string? of a connection: 64 hexadecimal digits; another server is refused
@@ -102,8 +103,8 @@ local UNSUPPORTED = 1003 -- RFC 6455: data of a kind that isn't taken
 ---@field tls perilune.socket.TlsOptions?
 ---@field encrypt boolean|perilune.socket.EncryptOptions|nil
 ---@field handshake_ms integer? limit for agreeing on TLS or encryption; default 10000; 0: none
----@field max_handshakes integer? under way at a time, over all listeners of this service; further ones
----are reset; default 2500; 0: no limit
+---@field max_handshakes integer? under way at a time, over all listeners of this service; further
+---ones are reset; default 2500; 0: no limit
 ---@field max_handshakes_per_address integer? the same from one address; default 0: no limit
 ---@field until_upgrade boolean? a handshake includes what comes before upgrade()
 ---@field exempt string[]? addresses without limits an address: "192.0.2.1", "2001:db8::/64"

@@ -62,7 +62,8 @@ local CODES = { malformed = 1002, too_large = 1009, stopping = 1001, closed = 10
 ---@field exempt string[]?
 ---@field backlog integer?
 ---@field stall_ms integer?
----@field header_ms integer? limit for the handshake, TLS and refused requests included; default 10000
+---@field header_ms integer? limit for the handshake, TLS and refused requests included; default
+---10000
 
 ---@class perilune.websocket.ConnectOptions : perilune.websocket.Callbacks
 ---@field headers table<string, string>? of the handshake

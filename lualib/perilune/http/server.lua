@@ -30,7 +30,8 @@ local new_token, wait, wake, watch =
 ---@field max_header_bytes integer? of a request; default 16384
 ---@field max_headers integer? default 100
 ---@field max_target integer? bytes of path and query; default 8192
----@field header_ms integer? how long all of the head may take, and TLS before the first; default 10000
+---@field header_ms integer? how long all of the head may take, and TLS before the first; default
+---10000
 ---@field body_ms integer? the same of the body; default 30000
 ---@field handler_ms integer? the same of a handler, then 503; default 30000; 0: as long as it likes
 ---@field keep_alive_ms integer? how long a connection waits for a request; default 60000; 0: each
