@@ -132,14 +132,15 @@ struct SessionKeys {
 namespace {
 
 // `hellos`: all that was sent before the proof.
-SessionKeys derive_keys(std::string hellos, Secrets& secrets) {
+SessionKeys derive_keys(const std::string& hellos, Secrets& secrets) {
     static_assert(sizeof(SessionKeys) == 3 * kKeySize);
     std::string info(kInfo);
     std::string digest = "SHA256";
     const OSSL_PARAM parameters[] = {
         OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, digest.data(), 0),
         OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, secrets.data(), secrets.size()),
-        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_SALT, hellos.data(), hellos.size()),
+        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_SALT, const_cast<char*>(hellos.data()),
+                                          hellos.size()),
         OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO, info.data(), info.size()),
         OSSL_PARAM_construct_end()};
     EVP_KDF_CTX* context = EVP_KDF_CTX_new(key_derivation());
