@@ -6,8 +6,9 @@
 -- carry the uid as utag, or before login the key; the key travels beside the packet too, and comes
 -- back with the reply, so that a reply never reaches a later session of the same player.
 --
--- What comes from a client is forwarded as it came, with another utag (gateway/requests.lua), or is
--- of stype 0, the protocol itself, and ends here (gateway/itself.lua).
+-- What comes from a client is forwarded as it came, with another utag, or is of stype 0, the
+-- protocol itself, and ends here (gateway/itself.lua). The gate forwards, and delivers replies, in
+-- C++: no script runs for a packet unless it is unusual (gateway/requests.lua).
 --
 -- The service that checks logins (auth) says who a session is, by the command `login`, before its
 -- reply passes. A player who is here already is lost first: the old session is told, its services
@@ -28,10 +29,8 @@
 -- One sweep a second, only while there are sessions, looks at deadlines: login, heartbeat, those
 -- that are kept.
 local perilune = require "perilune"
+local gate = require "perilune.gate"
 local limits = require "perilune.limits"
-local packet = require "perilune.packet"
-local protocol = require "perilune.protocol"
-local socket = require "perilune.socket"
 local counters = require "gateway.counters"
 local crowd = require "gateway.crowd"
 local keys = require "gateway.keys"
@@ -46,8 +45,6 @@ local gateway = {}
 
 gateway.options = settings.DECLARED
 
-local FIRST_KEY = protocol.FIRST_KEY
-local BROADCAST = protocol.BROADCAST
 local GOING_AWAY = 1001 -- RFC 6455: the page was left, and its token with it
 -- Why a connection ended whose session is kept: nobody wanted it to.
 local BREAKS = { ended = true, reset = true, stalled = true, idle = true, slow = true }
@@ -68,10 +65,8 @@ function gateway.on_open(connection, address)
   local key = keys.take(now)
   local full, may_resume = crowd.limit_reached(address, key ~= nil)
   local session = {
-    connection = connection, address = address, key = key, seen = {}, form = protocol.JSON,
-    heard_at = now, pings = 0, login_by = now + settings.login_ms,
-    bucket = limits.bucket(settings.rate, settings.burst, now), strikes = 0, is_pending = false,
-    full = full,
+    connection = connection, address = address, key = key, pings = 0, pinged = 0,
+    login_by = now + settings.login_ms, strikes = 0, is_pending = false, full = full,
   }
   sessions.add(session)
   counters.add "opened"
@@ -86,11 +81,18 @@ function gateway.on_websocket(connection)
   gateway.on_open(below, below.address)
 end
 
-function gateway.on_data(connection, data)
-  local session = sessions.of(connection)
-  if session and not session.closing and not session.kept_until then
-    requests.handle(session, data)
-  end
+-- Of a connection that has no session, or no longer: all other packets come to the gate.
+function gateway.on_data() end
+
+---A packet that the gate doesn't let pass.
+function gateway.on_packet(key, why, data)
+  requests.handle(sessions.by_key(key), why, data)
+end
+
+---A session that is kept misses what nobody has sent.
+function gateway.on_lost(key)
+  local session = sessions.by_key(key)
+  if session then sessions.expire(session) end
 end
 
 -- The client of a WebSocket has ended without a close frame.
@@ -129,7 +131,9 @@ local function check_login(session, now)
 end
 
 local function check_life(session, now)
-  if now - session.heard_at < settings.ping_ms * (session.pings + 1) then return end
+  local heard = gate.heard_at(session.key)
+  if heard ~= session.pinged then session.pinged, session.pings = heard, 0 end
+  if now - heard < settings.ping_ms * (session.pings + 1) then return end
   if session.pings >= settings.missed_pings then
     counters.add "idle"
     if not sessions.can_be_kept(session) then
@@ -146,9 +150,9 @@ end
 
 function gateway.on_sweep()
   local now = perilune.now()
+  for _, key in ipairs(gate.trim()) do gateway.on_lost(key) end
   for _, session in sessions.each() do
-    if session.ring then tokens.trim(session.ring) end
-    if sessions.check_kept(session) then
+    if session.kept_until then
       if now >= session.kept_until and not session.closing then sessions.expire(session) end
     else
       if not session.closing and not session.uid then check_login(session, now) end
@@ -164,35 +168,14 @@ end
 
 -- ---- commands of services ----
 
-local function deliver_broadcast(data)
-  local inner, uids = packet.unwrap_broadcast(packet.body(data))
-  if not inner then return perilune.log.error("broadcast: %s", uids) end
-  inner = packet.restamp(inner, 0)
-  local connections = {}
-  for _, uid in ipairs(uids) do
-    local session = sessions.user(uid)
-    if not session then counters.add "undeliverable" end
-    if session and sessions.remember(session, inner) then
-      connections[#connections + 1] = session.connection
-    end
-  end
-  counters.add("packets_out", socket.broadcast(connections, inner))
-end
-
 ---Brings a packet to the player that its utag names, or to all that a broadcast names.
 ---@param data string
 ---@param key integer? of a reply: the session that asked, and no other, gets it
 function gateway.deliver(data, key)
-  local stype, ctype, utag = packet.header(data)
-  if stype == BROADCAST and ctype == BROADCAST then return deliver_broadcast(data) end
-  local session = utag >= FIRST_KEY and sessions.by_key(utag) or sessions.user(utag)
-  -- A login's reply has the key as utag, also when the player is logged in by now.
-  if not session or session.closing or (key and session.key ~= key) then
-    return counters.add "undeliverable"
+  for _, unusual in ipairs(gate.deliver(data, key) or {}) do
+    local of, why, restamped = unpack(unusual)
+    if why then gateway.on_packet(of, why, restamped) else gateway.on_lost(of) end
   end
-  local command = utag >= FIRST_KEY and game:by_number(stype, ctype)
-  if command and command.login then requests.end_asking(session) end
-  sessions.write(session, packet.restamp(data, 0))
 end
 
 ---A service couldn't handle a packet. Who sent one that is malformed loses the connection.
@@ -265,9 +248,7 @@ end
 ---pending as they are now; listeners: kind, port and whether it has TLS of each, in the order of
 ---the option
 function gateway.stats()
-  local numbers = {
-    users = sessions.user_count(), resume_bytes = tokens.bytes(), listeners = listeners.list(),
-  }
+  local numbers = { listeners = listeners.list() }
   crowd.copy(numbers)
   counters.copy(numbers)
   return numbers

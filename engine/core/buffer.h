@@ -25,6 +25,9 @@ class Buffer {
     std::size_t size() const { return size_; }
     void set_size(std::size_t size) { size_ = size; }
 
+    // Whether anybody else has a count of it.
+    bool is_shared() const { return count_.load() != 1; }
+
     void retain() { count_.fetch_add(1); }
     void release();
 

@@ -35,7 +35,8 @@ BlockingPoolOptions blocking_options(const KernelOptions& options) {
 // Whether the limits of a mailbox apply: only to what a service may send at will. Replies,
 // timers and socket events are bounded by what the receiver itself has asked for.
 bool is_bounded(MessageKind kind) {
-    return kind == MessageKind::send || kind == MessageKind::call || kind == MessageKind::link;
+    return kind == MessageKind::send || kind == MessageKind::call || kind == MessageKind::link ||
+           kind == MessageKind::packet;
 }
 
 }  // namespace
@@ -208,8 +209,9 @@ void Kernel::refuse(MessagePtr message, Outcome outcome, std::string_view text) 
         message->kind == MessageKind::failure || message->kind == MessageKind::timer ||
         message->kind == MessageKind::socket || message->kind == MessageKind::datagram ||
         message->kind == MessageKind::work || message->kind == MessageKind::down ||
-        message->kind == MessageKind::ready || message->kind == MessageKind::link) {
-        if (message->kind == MessageKind::send) {
+        message->kind == MessageKind::ready || message->kind == MessageKind::link ||
+        message->kind == MessageKind::packet) {
+        if (message->kind == MessageKind::send || message->kind == MessageKind::packet) {
             counters_.dead_letters.fetch_add(1, std::memory_order_relaxed);
         } else if (message->kind == MessageKind::reply || message->kind == MessageKind::failure) {
             counters_.late_replies.fetch_add(1, std::memory_order_relaxed);

@@ -25,6 +25,12 @@ void Message::set_payload(std::string_view bytes) {
     finish(out);
 }
 
+char* Message::own_data() {
+    if (buffer == nullptr) return inline_data;
+    if (buffer->is_shared()) set_payload(BufferRef::copy_of(buffer->data(), size));
+    return buffer->data();
+}
+
 namespace {
 
 #if defined(PERILUNE_ASAN)

@@ -26,6 +26,7 @@ enum class MessageKind : std::uint8_t {
     timer,     // timer `session` of the receiver is due; `id` is its TimerId, `detail` 1: repeats
     socket,    // `detail` is a SocketEvent of connection `id`
     datagram,  // `detail` is a UdpEvent of socket or peer `id`
+    packet,    // of a client, or for one (`detail` is a PacketWay); `id` is its session's key
     down,      // the service `from` that the receiver monitors has died
     work,      // blocking work is done; `session` tells which
     start,     // begin the service `to`; answered when it has started
@@ -73,6 +74,8 @@ struct Message {
         size = static_cast<std::uint32_t>(writer.size());
         buffer = writer.take_buffer().take();
     }
+    // The payload, to be changed in place. A buffer that others have, too, is copied first.
+    char* own_data();
     void set_payload(std::string_view bytes);
     void set_payload(BufferRef shared) {
         drop_payload();

@@ -9,6 +9,7 @@
 #include "lua/lua_dns.h"
 #include "lua/lua_enet.h"
 #include "lua/lua_file.h"
+#include "lua/lua_gate.h"
 #include "lua/lua_http.h"
 #include "lua/lua_packet.h"
 #include "lua/lua_password.h"
@@ -78,7 +79,10 @@ LuaHost::LuaHost(Kernel& kernel, Network* network, Udp* udp, LuaHostOptions opti
         push_http_library(L);
         Vm::of(L).needs_close();  // parsers hold memory that isn't Lua's
     });
-    if (network != nullptr) add_module("perilune.native.socket", push_socket_library);
+    if (network != nullptr) {
+        add_module("perilune.native.socket", push_socket_library);
+        add_module("perilune.gate", push_gate_library);
+    }
     if (udp != nullptr) {
         add_module("perilune.native.udp", push_udp_library);
         add_module("perilune.native.enet", push_enet_library);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "game/packet.h"
 #include "lua/lua_codec.h"
 #include "lua/lua_core.h"
 #include "lua/sandbox.h"
@@ -68,6 +69,24 @@ int message_send(lua_State* L) {
     const Handle self = vm.service(L).handle;
     MessagePtr message = make_message(MessageKind::send, to, self, 0);
     pack_command(L, 2, message);
+    const PostResult result = vm.kernel().post(message);
+    if (result != PostResult::ok) return push_not_sent(L, result);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
+// core_deliver(to, packet, key) -> true | false, "dead"|"overloaded"
+int message_deliver(lua_State* L) {
+    Vm& vm = Vm::of(L);
+    const Handle to = check_address(L, 1);
+    const std::string_view packet = check_bytes(L, 2);
+    const lua_Number key = luaL_optnumber(L, 3, 0);
+    luaL_argcheck(L, key >= 0 && key <= 4294967295.0, 3, "a key expected");
+    const Handle self = vm.service(L).handle;
+    MessagePtr message = make_message(MessageKind::packet, to, self, 0);
+    message->detail = static_cast<std::uint8_t>(PacketWay::to_client);
+    message->id = static_cast<std::uint64_t>(key);
+    message->set_payload(packet);
     const PostResult result = vm.kernel().post(message);
     if (result != PostResult::ok) return push_not_sent(L, result);
     lua_pushboolean(L, 1);
@@ -228,6 +247,7 @@ int message_unsubscribe(lua_State* L) {
 
 const luaL_Reg kMessageFunctions[] = {
     {"send", message_send},
+    {"core_deliver", message_deliver},
     {"core_call", message_call},
     {"core_call_within", message_call_within},
     {"defer", message_defer},

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <charconv>
 #include <cmath>
 #include <cstdarg>
@@ -131,20 +130,11 @@ int push_fault(lua_State* L, const char* message) {
 }
 
 template <typename T>
-T load(const char* from) {
-    T value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-}
-
-template <typename T>
 void append(std::string& out, T value) {
     char bytes[sizeof value];
     std::memcpy(bytes, &value, sizeof value);
     out.append(bytes, sizeof value);
 }
-
-static_assert(std::endian::native == std::endian::little, "numbers are copied as they are");
 
 // ---- text ----
 
@@ -728,7 +718,7 @@ struct BufReader : Walker {
     // min_size has been checked.
     template <typename T>
     T take() {
-        const T value = load<T>(cursor);
+        const T value = load_little<T>(cursor);
         cursor += sizeof(T);
         return value;
     }
@@ -960,12 +950,12 @@ int codec_accept(lua_State* L) {
 
 // packet.header(data) -> stype, ctype, utag, proto_type | nil, message, code
 int packet_header(lua_State* L) {
-    const std::string_view data = check_string(L, 1);
-    if (data.size() < kPacketHeader) return push_fault(L, "packet is shorter than its header");
-    lua_pushinteger(L, load<std::int16_t>(data.data()));
-    lua_pushinteger(L, load<std::int16_t>(data.data() + 2));
-    lua_pushnumber(L, load<std::uint32_t>(data.data() + 4));
-    lua_pushinteger(L, load<std::int16_t>(data.data() + 8));
+    const auto header = read_header(check_string(L, 1));
+    if (!header) return push_fault(L, "packet is shorter than its header");
+    lua_pushinteger(L, header->stype);
+    lua_pushinteger(L, header->ctype);
+    lua_pushnumber(L, header->utag);
+    lua_pushinteger(L, header->form);
     return 4;
 }
 
@@ -977,18 +967,15 @@ std::string_view check_packet(lua_State* L, int index) {
 
 // packet.make(stype, ctype, utag, proto_type, body) -> data
 int packet_make(lua_State* L) {
-    const auto stype = static_cast<std::int16_t>(check_integer(L, 1, -32768, 32767));
-    const auto ctype = static_cast<std::int16_t>(check_integer(L, 2, -32768, 32767));
-    const auto utag = static_cast<std::uint32_t>(check_integer(L, 3, 0, 4294967295.0));
-    const auto proto_type = static_cast<std::int16_t>(check_integer(L, 4, -32768, 32767));
+    PacketHeader header;
+    header.stype = static_cast<std::int16_t>(check_integer(L, 1, -32768, 32767));
+    header.ctype = static_cast<std::int16_t>(check_integer(L, 2, -32768, 32767));
+    header.utag = static_cast<std::uint32_t>(check_integer(L, 3, 0, 4294967295.0));
+    header.form = static_cast<std::int16_t>(check_integer(L, 4, -32768, 32767));
     const std::string_view body = check_string(L, 5);
     luaL_argcheck(L, body.size() <= kMaxPacketBody, 5, "body is larger than 65523 bytes");
-    std::string data;
-    data.reserve(kPacketHeader + body.size());
-    append(data, stype);
-    append(data, ctype);
-    append(data, utag);
-    append(data, proto_type);
+    std::string data(kPacketHeader, '\0');
+    write_header(data.data(), header);
     data += body;
     lua_pushlstring(L, data.data(), data.size());
     return 1;
@@ -999,7 +986,7 @@ int packet_restamp(lua_State* L) {
     const std::string_view data = check_packet(L, 1);
     const auto utag = static_cast<std::uint32_t>(check_integer(L, 2, 0, 4294967295.0));
     std::string stamped(data);
-    std::memcpy(stamped.data() + 4, &utag, sizeof utag);
+    write_utag(stamped.data(), utag);
     lua_pushlstring(L, stamped.data(), stamped.size());
     return 1;
 }
@@ -1035,7 +1022,7 @@ int packet_wrap_json(lua_State* L) {
 int packet_unwrap_json(lua_State* L) {
     const std::string_view body = check_string(L, 1);
     if (body.size() < 2) return push_fault(L, "JSON body is cut off");
-    const std::size_t size = load<std::uint16_t>(body.data());
+    const std::size_t size = load_little<std::uint16_t>(body.data());
     if (body.size() - 2 < size) return push_fault(L, "JSON body is cut off");
     if (body.size() - 2 > size) return push_fault(L, "JSON body is longer than it says");
     if (!is_utf8(body.substr(2))) return push_fault(L, "JSON body is not UTF-8");
@@ -1070,17 +1057,14 @@ int packet_wrap_broadcast(lua_State* L) {
 
 // packet.unwrap_broadcast(body) -> data, uids | nil, message, code
 int packet_unwrap_broadcast(lua_State* L) {
-    const std::string_view body = check_string(L, 1);
-    if (body.size() < 2) return push_fault(L, "broadcast is cut off");
-    const std::size_t size = load<std::uint16_t>(body.data());
-    if (size < kPacketHeader) return push_fault(L, "packet is shorter than its header");
-    if (body.size() < 2 + size + 2) return push_fault(L, "broadcast is cut off");
-    const std::size_t count = load<std::uint16_t>(body.data() + 2 + size);
-    if (body.size() != 4 + size + 4 * count) return push_fault(L, "broadcast has a wrong length");
-    lua_pushlstring(L, body.data() + 2, size);
+    const Result<Broadcast> broadcast = read_broadcast(check_string(L, 1));
+    if (!broadcast.ok()) return push_fault(L, broadcast.status().message());
+    const std::string_view packet = broadcast.value().packet;
+    lua_pushlstring(L, packet.data(), packet.size());
+    const std::size_t count = broadcast.value().count();
     lua_createtable(L, static_cast<int>(count), 0);
     for (std::size_t i = 0; i < count; ++i) {
-        lua_pushnumber(L, load<std::uint32_t>(body.data() + 4 + size + 4 * i));
+        lua_pushnumber(L, broadcast.value().uid(i));
         lua_rawseti(L, -2, static_cast<int>(i + 1));
     }
     return 2;

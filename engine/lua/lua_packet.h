@@ -14,16 +14,10 @@
 // returns nil, a message and "malformed". lualib/meta/packet.lua documents the functions.
 #pragma once
 
-#include <cstddef>
-
+#include "game/packet.h"
 #include "lua.hpp"
 
 namespace perilune {
-
-constexpr std::size_t kPacketHeader = 10;
-// A TCP frame counts its own two bytes in a u16.
-constexpr std::size_t kMaxPacket = 65535 - 2;
-constexpr std::size_t kMaxPacketBody = kMaxPacket - kPacketHeader;
 
 // Pushes the library table. Needs a protected call.
 void push_packet_library(lua_State* L);

@@ -20,6 +20,7 @@
 
 namespace perilune {
 
+class ServiceGate;
 struct Lock;
 struct Service;
 
@@ -90,7 +91,8 @@ struct Lock {
 struct Service {
     enum class State : std::uint8_t { starting, running, stopping, dead };
 
-    explicit Service(Handle own) : handle(own), timers(own) {}
+    explicit Service(Handle own);
+    ~Service();
 
     const Handle handle;
     State state = State::starting;
@@ -104,8 +106,9 @@ struct Service {
     int clients = LUA_NOREF;
     int loaded = LUA_NOREF;  // modules of the game that it required
     using Modules = std::vector<std::pair<std::string, std::shared_ptr<const Script>>>;
-    std::unique_ptr<Modules> modules;  // the texts of these modules
-    int events = LUA_NOREF;            // kind -> function
+    std::unique_ptr<Modules> modules;   // the texts of these modules
+    int events = LUA_NOREF;             // kind -> function
+    std::unique_ptr<ServiceGate> gate;  // of a gateway
     Task* tasks = nullptr;
     Service* next = nullptr;  // among the VM's
     Service* previous = nullptr;

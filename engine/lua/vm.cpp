@@ -8,6 +8,7 @@
 #include "lua/lua_enet.h"
 #include "lua/lua_udp.h"
 #include "lua/sandbox.h"
+#include "lua/service_gate.h"
 #include "net/network.h"
 #include "net/udp_event.h"
 
@@ -146,10 +147,11 @@ void Vm::dispatch(Service& service, MessagePtr message) {
     switch (message->kind) {
         case MessageKind::send:
         case MessageKind::call:
+        case MessageKind::packet:
             if (service.state == Service::State::starting) {
                 hold(service, std::move(message));
             } else {
-                run_command(service, std::move(message));
+                run_held(service, std::move(message));
             }
             break;
         case MessageKind::reply:
@@ -199,6 +201,15 @@ void Vm::hold(Service& service, MessagePtr message) {
     }
     service.held_bytes = bytes;
     service.held->push_back(std::move(message));
+}
+
+// What a service that has started may get.
+void Vm::run_held(Service& service, MessagePtr message) {
+    if (message->kind == MessageKind::packet) {
+        run_packet(service, std::move(message));
+    } else {
+        run_command(service, std::move(message));
+    }
 }
 
 void Vm::push_name(std::string_view name) {
@@ -295,14 +306,7 @@ void Vm::run_command(Service& service, MessagePtr message) {
     }
     const bool reserved = name.substr(0, 3) == "on_" && message->detail != kOwnCommand;
     if (reserved || !push_command(service, name)) {
-        const std::string text = describe(service) + " has no command \"" +
-                                 std::string(name.substr(0, 64)) +
-                                 (reserved ? "\" for others: names with on_ are its own" : "\"");
-        if (message->kind == MessageKind::send) {
-            kernel().log().write(LogLevel::warn, describe(service), text);
-        }
-        ++service.errors;
-        reply_error(std::move(message), text);
+        refuse_command(service, std::move(message), name);
         return;
     }
     Task* task = take_task(service, name);
@@ -321,9 +325,83 @@ void Vm::run_command(Service& service, MessagePtr message) {
     resume(task, count);
 }
 
+void Vm::refuse_command(Service& service, MessagePtr message, std::string_view name) {
+    const bool reserved = name.substr(0, 3) == "on_";
+    const std::string text = describe(service) + " has no command \"" +
+                             std::string(name.substr(0, 64)) +
+                             (reserved ? "\" for others: names with on_ are its own" : "\"");
+    if (message->kind != MessageKind::call) {
+        kernel().log().write(LogLevel::warn, describe(service), text);
+    }
+    ++service.errors;
+    reply_error(std::move(message), text);
+}
+
+// A packet of a client, or for one. Where no gate takes it, it is what perilune.send(service,
+// "@packet", packet, key), or "deliver", would have brought.
+void Vm::run_packet(Service& service, MessagePtr message) {
+    const bool to_client = message->detail == static_cast<std::uint8_t>(PacketWay::to_client);
+    ++service.messages;
+    if (to_client && service.gate != nullptr) {
+        const auto& unusual = service.gate->deliver(message->own_data(), message->size,
+                                                    static_cast<std::uint32_t>(message->id));
+        if (unusual.empty()) return;
+        for (const auto& [key, why] : std::vector(unusual)) {
+            run_unusual(service, key, why, message->payload());
+        }
+        return;
+    }
+    const std::string_view name = to_client ? "deliver" : "@packet";
+    if (!push_command(service, name)) {
+        refuse_command(service, std::move(message), name);
+        return;
+    }
+    Task* task = take_task(service, name);
+    lua_State* co = task->thread;
+    lua_xmove(L_, co, 1);
+    lua_pushlstring(co, message->data(), message->size);
+    if (message->id != 0) lua_pushnumber(co, static_cast<lua_Number>(message->id));
+    task->sender = message->from;
+    const int count = message->id != 0 ? 2 : 1;
+    message.reset();
+    resume(task, count);
+}
+
+// Calls on_packet(key, why, packet), or, where there is no `why`, on_lost(key).
+void Vm::run_unusual(Service& service, std::uint32_t key, const char* why,
+                     std::string_view packet) {
+    const char* name = why == nullptr ? "on_lost" : "on_packet";
+    if (service.state == Service::State::dead || !push_command(service, name)) return;
+    Task* task = take_task(service, name);
+    lua_State* co = task->thread;
+    lua_xmove(L_, co, 1);
+    lua_pushnumber(co, key);
+    if (why == nullptr) return resume(task, 1);
+    lua_pushstring(co, why);
+    lua_pushlstring(co, packet.data(), packet.size());
+    resume(task, 3);
+}
+
+// False: the message is for the service's handler of socket events.
+bool Vm::take_at_gate(Service& service, MessagePtr& message) {
+    if (service.gate == nullptr ||
+        message->detail != static_cast<std::uint8_t>(SocketEvent::data)) {
+        return false;
+    }
+    ServiceGate::Unusual unusual{};
+    switch (service.gate->take(message, unusual)) {
+        case ServiceGate::Taken::done: return true;
+        case ServiceGate::Taken::stranger: return false;
+        case ServiceGate::Taken::unusual: break;
+    }
+    run_unusual(service, unusual.key, unusual.why, message->payload());
+    return true;
+}
+
 void Vm::run_event(Service& service, MessagePtr message) {
     // Also where nobody listens: it keeps account of what has been delivered.
-    if (!host_.network()->admit(message) || service.events == LUA_NOREF) return;
+    if (!host_.network()->admit(message) || take_at_gate(service, message)) return;
+    if (service.events == LUA_NOREF) return;
     lua_rawgeti(L_, LUA_REGISTRYINDEX, service.events);
     lua_getfield(L_, -1, "socket");
     if (!lua_isfunction(L_, -1)) {

@@ -203,7 +203,12 @@ class Vm final : public Actor {
     // Messages.
     void dispatch(Service& service, MessagePtr message);
     void start_service(MessagePtr message);
+    void run_held(Service& service, MessagePtr message);
     void run_command(Service& service, MessagePtr message);
+    void refuse_command(Service& service, MessagePtr message, std::string_view name);
+    void run_packet(Service& service, MessagePtr message);
+    void run_unusual(Service& service, std::uint32_t key, const char* why, std::string_view packet);
+    bool take_at_gate(Service& service, MessagePtr& message);
     void run_event(Service& service, MessagePtr message);
     void run_datagram(Service& service, MessagePtr message);
     void run_down(Service& service, MessagePtr message);

@@ -5,11 +5,15 @@
 #include "core/cycles.h"
 #include "lua/lua_codec.h"
 #include "lua/sandbox.h"
+#include "lua/service_gate.h"
 #include "lua/vm.h"
 #include "net/network.h"
 #include "net/udp.h"
 
 namespace perilune {
+
+Service::Service(Handle own) : handle(own), timers(own) {}
+Service::~Service() = default;
 
 namespace {
 
@@ -200,7 +204,7 @@ void Vm::started(Service& service) {
         if (still == nullptr || still->state == Service::State::dead) {
             kernel().refuse(std::move(message), Outcome::dead);
         } else {
-            run_command(*still, std::move(message));
+            run_held(*still, std::move(message));
         }
     }
 }

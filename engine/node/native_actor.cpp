@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/codec.h"
+#include "game/packet.h"
 #include "node/calls.h"
 
 namespace perilune {
@@ -176,6 +177,7 @@ void NativeActor::receive(MessagePtr message) {
         case MessageKind::start: start(std::move(message)); break;
         case MessageKind::send:
         case MessageKind::call:
+        case MessageKind::packet:
             if (state_ == State::starting) {
                 held_.push_back(std::move(message));
             } else {
@@ -240,7 +242,17 @@ void NativeActor::start(MessagePtr message) {
     }
 }
 
+// A packet is the command that perilune.send would have brought.
+void NativeActor::packet(MessagePtr message) {
+    const bool to_client = message->detail == static_cast<std::uint8_t>(PacketWay::to_client);
+    Values arguments{Value(std::string(message->payload()))};
+    if (message->id != 0) arguments.emplace_back(message->id);
+    ++messages_;
+    serve(std::move(message), to_client ? "deliver" : "@packet", std::move(arguments));
+}
+
 void NativeActor::command(MessagePtr message) {
+    if (message->kind == MessageKind::packet) return packet(std::move(message));
     ++messages_;
     std::string_view command;
     std::size_t consumed = 0;
@@ -258,8 +270,13 @@ void NativeActor::command(MessagePtr message) {
         answer_error(kernel(), std::move(message), arguments.status().message());
         return;
     }
+    const std::string name(command);
+    serve(std::move(message), name, std::move(arguments.value()));
+}
+
+void NativeActor::serve(MessagePtr message, const std::string& command, Values arguments) {
     const bool is_call = message->kind == MessageKind::call;
-    Request request(*this, command, std::move(arguments.value()), message->from.value, is_call);
+    Request request(*this, command, std::move(arguments), message->from.value, is_call);
     if (is_call) request_ = std::move(message);
     Result<Values> results = Values();
     const std::string what = "command " + std::string(request.command().substr(0, 64));

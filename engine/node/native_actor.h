@@ -105,6 +105,8 @@ class NativeActor final : public Actor {
 
     void start(MessagePtr message);
     void command(MessagePtr message);
+    void packet(MessagePtr message);
+    void serve(MessagePtr message, const std::string& command, Values arguments);
     void timer(std::uint64_t session);
     void finish_call(std::uint64_t session, CallResult result);
     void stop(MessagePtr request);

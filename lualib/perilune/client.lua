@@ -17,6 +17,7 @@ local core = require "perilune.core"
 local packet = require "perilune.packet"
 local protocol = require "perilune.protocol"
 
+local deliver = core.native "core_deliver"
 local LOG_EVERY_MS = 1000
 
 -- Errors that weren't logged since the last one that was, by command.
@@ -41,7 +42,7 @@ end
 
 local function reply(gateway, key, command, form, uid, body, request_id)
   local data = declared():encode_reply(command.name, form, body, request_id, uid)
-  perilune.send(gateway, "deliver", data, key)
+  deliver(gateway, data, key)
 end
 
 local function reply_status(gateway, key, command, form, uid, status, request_id)

@@ -10,10 +10,12 @@
 local gateway = {}
 
 local perilune = require "perilune"
+local core = require "perilune.core"
 local client = require "perilune.client"
 local packet = require "perilune.packet"
 local protocol = require "perilune.protocol"
 
+local core_deliver = core.native "core_deliver"
 local DEFAULT = "gateway"
 local MAX_BODY = 65523
 local BROADCAST = protocol.BROADCAST
@@ -22,11 +24,14 @@ local function declared()
   return require "protocol" ---@type perilune.Protocol
 end
 
-local function send(to, ...)
-  local sent, why = perilune.send(to, ...)
+local function look(to, sent, why)
   if why == "dead" and to ~= DEFAULT then client.lose_gateway(to) end
   return sent, why
 end
+
+local function send(to, ...) return look(to, perilune.send(to, ...)) end
+
+local function deliver(to, data) return look(to, core_deliver(to, data)) end
 
 ---Sends a packet to a player. It is dropped when the player is gone.
 ---@param uid integer
@@ -38,7 +43,7 @@ function gateway.push(uid, name, body)
   local game = declared()
   local form = game.forms[uid] or protocol.JSON
   local data = game:encode_reply(name, form, body, nil, uid)
-  return send(game.gateways[uid] or DEFAULT, "deliver", data)
+  return deliver(game.gateways[uid] or DEFAULT, data)
 end
 
 -- uids by gateway and form.
@@ -69,7 +74,7 @@ end
 local function send_group(to, data, uids)
   local room = math.floor((MAX_BODY - 4 - #data) / 4)
   if room < 1 then
-    for _, uid in ipairs(uids) do send(to, "deliver", packet.restamp(data, uid)) end
+    for _, uid in ipairs(uids) do deliver(to, packet.restamp(data, uid)) end
     return
   end
   for first = 1, #uids, room do
@@ -79,7 +84,7 @@ local function send_group(to, data, uids)
       for i = first, math.min(first + room - 1, #uids) do part[#part + 1] = uids[i] end
     end
     local body = packet.wrap_broadcast(data, part)
-    send(to, "deliver", packet.make(BROADCAST, BROADCAST, 0, protocol.BUF, body))
+    deliver(to, packet.make(BROADCAST, BROADCAST, 0, protocol.BUF, body))
   end
 end
 

@@ -1,16 +1,16 @@
 -- What an operator wants to know of a gateway: counters, and a line a second in the log of what
 -- clients cause.
 local perilune = require "perilune"
+local gate = require "perilune.gate"
 
 local counters = {}
 
 local LOG_EVERY_MS = 1000
 
 local values = {
-  opened = 0, closed = 0, packets_in = 0, packets_out = 0, forwarded = 0, logins = 0,
-  relogins = 0, malformed = 0, reserved = 0, too_fast = 0, not_logged_in = 0, refused = 0,
-  unavailable = 0, undeliverable = 0, full = 0, login_timeouts = 0, idle = 0, flooding = 0,
-  kept = 0, resumed = 0, resume_expired = 0,
+  opened = 0, closed = 0, forwarded = 0, logins = 0, relogins = 0, malformed = 0, reserved = 0,
+  too_fast = 0, not_logged_in = 0, refused = 0, unavailable = 0, full = 0, login_timeouts = 0,
+  idle = 0, flooding = 0, kept = 0, resumed = 0, resume_expired = 0,
 }
 local logged = {} -- by counter: when the last line was written, and what wasn't since
 
@@ -37,10 +37,11 @@ function counters.warn(name, format, ...)
   log.at, log.silent = now, 0
 end
 
----Adds all of them to a table.
+---Adds all of them to a table, and those of the gate.
 ---@param to table<string, any>
 function counters.copy(to)
-  for name, value in pairs(values) do to[name] = value end
+  for name, value in pairs(gate.stats()) do to[name] = value end
+  for name, value in pairs(values) do to[name] = (to[name] or 0) + value end
 end
 
 return counters

@@ -1,4 +1,5 @@
 -- The protocol itself: packets of stype 0, which end at the gateway.
+local gate = require "perilune.gate"
 local packet = require "perilune.packet"
 local protocol = require "perilune.protocol"
 local counters = require "gateway.counters"
@@ -39,9 +40,9 @@ function ANSWERS.pong() end -- any packet is life
 -- The session of a token that has what its client hasn't received.
 local function find(token, received)
   local session = tokens.find(token)
-  local ring = session and session.uid and session.ring
-  if not ring then return nil end
-  if received <= ring.sent and received + 1 >= ring.first then return session, ring end
+  if not session or not session.uid then return nil end
+  local first, last = gate.numbers(session.key)
+  if received <= last and received + 1 >= first then return session end
   sessions.expire(session)
 end
 
@@ -51,7 +52,7 @@ function ANSWERS.resume(session, body, request_id)
     return sessions.send(session, "protocol.resume",
       { status = protocol.status.invalid_operation }, request_id)
   end
-  local old, ring = find(body.token, body.received)
+  local old = find(body.token, body.received)
   if not old then
     counters.add "refused"
     sessions.send_error(session, "expired", "there is no session to resume", 0,
@@ -63,9 +64,7 @@ function ANSWERS.resume(session, body, request_id)
   sessions.move(old, session)
   sessions.send(old, "protocol.resume", { status = protocol.status.ok, token = old.token },
     request_id)
-  for number = body.received + 1, ring.sent do
-    sessions.write_once(old, tokens.packet(ring, number))
-  end
+  gate.write_again(old.key, body.received + 1)
 end
 
 ---@param session gateway.Session

@@ -1,12 +1,10 @@
--- What players send to services. A packet passes, in this order: rate limits, the header, reserved
--- numbers, login, and is then forwarded as it came, with another utag. Nothing but the header is
--- decoded.
+-- What players send to services. The gate forwards it as it came, with another utag, and decodes
+-- nothing but the header; here is what it doesn't let pass.
 local perilune = require "perilune"
-local limits = require "perilune.limits"
+local gate = require "perilune.gate"
 local packet = require "perilune.packet"
 local protocol = require "perilune.protocol"
 local counters = require "gateway.counters"
-local crowd = require "gateway.crowd"
 local itself = require "gateway.itself"
 local sessions = require "gateway.sessions"
 local settings = require "gateway.settings"
@@ -14,63 +12,36 @@ local game = require "protocol" ---@type perilune.Protocol
 
 local requests = {}
 
-local JSON = protocol.JSON
-local DISCONNECTED = protocol.DISCONNECTED
-local BROADCAST = protocol.BROADCAST
-
-local routes = {} -- stype -> name of the service
-local address_buckets
 local watched = {} -- handle -> name, of services that are asked for logins
+local declared -- the commands that the gate knows of
 
----Reads routes and limits from the settings.
-function requests.start()
+local function route_of(service) return settings.routes[service.name] or service.service end
+
+-- Tells the gate what the protocol declares.
+local function declare()
+  local logins = {}
+  declared = game.commands
   for stype, service in pairs(game.services) do
-    if stype ~= 0 then routes[stype] = settings.routes[service.name] or service.service end
+    if stype ~= 0 then gate.route(stype, route_of(service)) end
   end
-  address_buckets = limits.buckets(settings.address_rate, settings.address_burst, perilune.now())
-end
-
--- True when a packet is over a limit; it is dropped then, which its sender is told once a second.
-local function is_too_fast(session, data, now)
-  if session.bucket:take(now)
-      and (crowd.is_exempt(session.address) or address_buckets:take(session.address, now)) then
-    return false
-  end
-  counters.add "too_fast"
-  local rested = not session.struck_at or now - session.struck_at >= 1000
-  session.strikes = rested and 1 or session.strikes + 1
-  session.struck_at = now
-  if session.strikes > settings.max_strikes then
-    counters.add "flooding"
-    sessions.close(session, "flooding", "too many packets")
-  elseif rested or now - session.told_at >= 1000 then
-    session.told_at = now
-    local stype, ctype = packet.header(data)
-    if stype then
-      sessions.send_error(session, "too_fast", "too many packets", stype, ctype,
-        protocol.request_id(data))
+  for _, command in pairs(game.commands) do
+    if command.login then
+      logins[#logins + 1] = command.stype
+      logins[#logins + 1] = command.ctype
     end
   end
-  return true
+  gate.logins(logins)
 end
 
--- True when a packet may pass as far as logging in goes.
-local function passes_login(session, data, command, now)
-  local is_login = command and command.login
-  if not session.uid and not is_login then
-    counters.add "not_logged_in"
-    sessions.refuse(session, data, "not_logged_in", "log in first")
-    return false
-  end
-  if not is_login then return true end
-  if session.uid or session.asked_at then
-    counters.add "refused"
-    sessions.write(session, game:encode_reply(command.name, session.form,
-      { status = protocol.status.invalid_operation }, protocol.request_id(data)))
-    return false
-  end
-  session.asked_at = now
-  return true
+---Opens the gate.
+function requests.start()
+  gate.open {
+    rate = settings.rate, burst = settings.burst,
+    address_rate = settings.address_rate, address_burst = settings.address_burst,
+    ring_packets = settings.resume_packets, ring_bytes = settings.resume_bytes,
+    total_ring_bytes = settings.resume_total_bytes,
+  }
+  declare()
 end
 
 ---A login was answered, or not even asked: the time to log in goes on.
@@ -103,53 +74,101 @@ function requests.on_down(handle)
   end
 end
 
-local function forward(session, data, stype, service)
-  local address = not session.uid and session.address or nil
-  local sent, why = perilune.send(service, "@packet",
-    packet.restamp(data, session.uid or session.key), session.key, address)
-  if sent then
-    counters.add "forwarded"
-    if session.uid then session.seen[service] = stype end
-    if session.asked_at then watch(session, service) end
-    return
-  end
-  requests.end_asking(session)
+local function refuse_unavailable(session, data, why)
+  local service = route_of(game.services[packet.header(data)])
   counters.add "unavailable"
   sessions.refuse(session, data, why == "overloaded" and "busy" or "service_unavailable",
     ("service %s is %s"):format(service, why))
 end
 
-local function is_reserved(stype, ctype)
-  return stype < 0 or ctype < 0 or stype == BROADCAST or ctype == DISCONNECTED
-    or ctype == BROADCAST or stype == DISCONNECTED
+-- A login goes to its service with the key as utag, and the address beside it.
+local function ask(session, data, service)
+  local sent, why = perilune.send(service, "@packet", packet.restamp(data, session.key),
+    session.key, session.address)
+  if not sent then return refuse_unavailable(session, data, why) end
+  counters.add "forwarded"
+  session.asked_at = perilune.now()
+  watch(session, service)
 end
 
----@param session gateway.Session
----@param data string
-function requests.handle(session, data)
+-- Why the gate didn't let a packet pass -> function(session, data). In upper case, so that a
+-- reload takes the new ones.
+local UNUSUAL = { itself = itself.handle }
+
+-- Over a limit: dropped, which its sender is told once a second.
+function UNUSUAL.too_fast(session, data)
   local now = perilune.now()
-  session.heard_at, session.pings = now, 0
-  counters.add "packets_in"
-  if is_too_fast(session, data, now) then return end
-  local stype, ctype, _, form = packet.header(data)
-  if not stype then return sessions.malformed(session, ctype) end
-  if form ~= JSON and form ~= protocol.BUF then
-    return sessions.malformed(session, ("proto_type %d is neither JSON nor BUF"):format(form))
+  counters.add "too_fast"
+  local rested = not session.struck_at or now - session.struck_at >= 1000
+  session.strikes = rested and 1 or session.strikes + 1
+  session.struck_at = now
+  if session.strikes > settings.max_strikes then
+    counters.add "flooding"
+    sessions.close(session, "flooding", "too many packets")
+  elseif rested or now - session.told_at >= 1000 then
+    session.told_at = now
+    local stype, ctype = packet.header(data)
+    if stype then
+      sessions.send_error(session, "too_fast", "too many packets", stype, ctype,
+        protocol.request_id(data))
+    end
   end
-  session.form = form
-  if stype == 0 then return itself.handle(session, data) end
-  if session.full then return sessions.refuse_full(session) end
-  if is_reserved(stype, ctype) then
-    counters.add "reserved"
-    return sessions.refuse(session, data, "reserved", "this number isn't for clients")
+end
+
+function UNUSUAL.malformed(session, data)
+  local stype, message, _, form = packet.header(data)
+  if stype then message = ("proto_type %d is neither JSON nor BUF"):format(form) end
+  sessions.malformed(session, message)
+end
+
+function UNUSUAL.full(session) sessions.refuse_full(session) end
+
+function UNUSUAL.reserved(session, data)
+  counters.add "reserved"
+  sessions.refuse(session, data, "reserved", "this number isn't for clients")
+end
+
+function UNUSUAL.not_logged_in(session, data)
+  counters.add "not_logged_in"
+  sessions.refuse(session, data, "not_logged_in", "log in first")
+end
+
+function UNUSUAL.unknown_service(session, data)
+  sessions.refuse(session, data, "unknown_service",
+    ("there is no service %d"):format((packet.header(data))))
+end
+
+function UNUSUAL.dead(session, data) refuse_unavailable(session, data, "dead") end
+
+function UNUSUAL.overloaded(session, data) refuse_unavailable(session, data, "overloaded") end
+
+function UNUSUAL.login(session, data)
+  local stype, ctype = packet.header(data)
+  if not session.uid and not session.asked_at then
+    return ask(session, data, route_of(game.services[stype]))
   end
-  if not passes_login(session, data, game:by_number(stype, ctype), now) then return end
-  local service = routes[stype]
-  if not service then
-    return sessions.refuse(session, data, "unknown_service",
-      ("there is no service %d"):format(stype))
+  counters.add "refused"
+  sessions.send(session, game:by_number(stype, ctype).name,
+    { status = protocol.status.invalid_operation }, protocol.request_id(data))
+end
+
+-- Of the service that checks logins, for the client.
+function UNUSUAL.login_reply(session, data)
+  requests.end_asking(session)
+  sessions.write(session, data)
+end
+
+---A packet that the gate doesn't let pass.
+---@param session gateway.Session
+---@param why string
+---@param data string
+function requests.handle(session, why, data)
+  if declared ~= game.commands and why ~= "too_fast" then
+    declare() -- it has been reloaded
+    why = gate.again(session.key, data)
+    if not why then return end
   end
-  forward(session, data, stype, service)
+  UNUSUAL[why](session, data)
 end
 
 return requests

@@ -1,5 +1,7 @@
--- Sessions: who they are, what is written to them, and how they end.
+-- Sessions: who they are, what is written to them, and how they end. What it takes to forward
+-- packets is in the gate, under the session's key.
 local perilune = require "perilune"
+local gate = require "perilune.gate"
 local packet = require "perilune.packet"
 local protocol = require "perilune.protocol"
 local counters = require "gateway.counters"
@@ -20,28 +22,22 @@ local EMPTY_BODY = packet.wrap_json("null")
 ---@field key integer? nil when there is none left: it is closed at once
 ---@field uid integer? nil while not logged in
 ---@field epoch integer?
----@field seen table<string, integer> services that have had a packet of the uid, and its stype
----@field form integer proto_type of the client's last packet
----@field heard_at number when the last packet came
----@field pings integer sent since then
+---@field pings integer sent since it was heard
+---@field pinged number when it was heard last before them
 ---@field login_by number when it is closed if it hasn't logged in
 ---@field asked_at number? when a login was forwarded that isn't answered
 ---@field asked string? whom
----@field bucket perilune.Bucket
 ---@field strikes integer packets refused since the last second of peace
 ---@field struck_at number? when the last one was
 ---@field is_pending boolean it counts as not logged in
 ---@field closing boolean? it is told to go
 ---@field token string? to resume it with
----@field ring gateway.Ring? since the token was given
 ---@field has_ended boolean? its client, without a word
 ---@field kept_until number? its connection broke
----@field written integer? number of the last packet before that
 ---@field full string? why it may do nothing but resume another
 
 local by_connection = {}
 local by_key = {}
-local users = {} -- uid -> session
 
 ---@param connection perilune.socket.Connection
 ---@return gateway.Session?
@@ -53,24 +49,21 @@ function sessions.by_key(key) return by_key[key] end
 
 ---@param uid integer
 ---@return gateway.Session?
-function sessions.user(uid) return users[uid] end
+function sessions.user(uid) return by_key[gate.key_of_user(uid)] end
 
 ---@return fun(...): perilune.socket.Connection, gateway.Session
 ---@return table
 function sessions.each() return pairs(by_connection) end
 
----@return integer players that are logged in
-function sessions.user_count()
-  local count = 0
-  for _ in pairs(users) do count = count + 1 end
-  return count
-end
-
 ---@param session gateway.Session
 function sessions.add(session)
   by_connection[session.connection] = session
-  if session.key then by_key[session.key] = session end
   crowd.count(session, 1)
+  if not session.key then return end
+  by_key[session.key] = session
+  gate.add(session.key, session.connection.id,
+    not crowd.is_exempt(session.address) and session.address or nil)
+  if session.full then gate.only_resumes(session.key) end
 end
 
 ---The session belongs to a player.
@@ -78,7 +71,7 @@ end
 ---@param uid integer
 ---@param epoch integer
 function sessions.enter(session, uid, epoch)
-  users[uid] = session
+  gate.enter(session.key, uid)
   session.uid, session.epoch = uid, epoch
   crowd.set_pending(session, false)
   session.connection:set_max_frame(settings.frame)
@@ -90,23 +83,17 @@ end
 ---@param session gateway.Session
 ---@param data string
 function sessions.write_once(session, data)
-  if session.connection:write(data) then counters.add "packets_out" end
+  if session.key then return gate.write_once(session.key, data) end
+  session.connection:write(data)
 end
 
----Numbers a packet that goes to a client, if it has a token. What goes to one that is kept stays
----in its ring alone; one that misses what nobody has sent is lost.
----@param session gateway.Session
----@param data string
----@return boolean connected it may be written
-function sessions.remember(session, data)
-  if session.ring then tokens.remember(session.ring, data) end
-  return not sessions.check_kept(session)
-end
-
+---Numbers a packet, if the session has a token, and writes it, if the session has a connection.
+---One that is kept and misses what nobody has sent is lost.
 ---@param session gateway.Session
 ---@param data string
 function sessions.write(session, data)
-  if sessions.remember(session, data) then sessions.write_once(session, data) end
+  if not session.key then return sessions.write_once(session, data) end
+  if not gate.write(session.key, data) then sessions.expire(session) end
 end
 
 ---A packet of the protocol, in the form that the client uses.
@@ -116,7 +103,8 @@ end
 ---@param request_id integer?
 function sessions.send(session, name, body, request_id)
   local itself = game.commands[name].stype == 0
-  local data = game:encode_reply(name, itself and JSON or session.form, body, request_id)
+  local form = (itself or not session.key) and JSON or gate.form(session.key)
+  local data = game:encode_reply(name, form, body, request_id)
   if itself and name ~= "protocol.error" then return sessions.write_once(session, data) end
   sessions.write(session, data)
 end
@@ -151,12 +139,14 @@ function sessions.lose(session)
   local uid = session.uid
   if not uid then return end
   session.uid, session.epoch = nil, nil
-  if users[uid] == session then users[uid] = nil end
-  for service, stype in pairs(session.seen) do
-    perilune.send(service, "@packet",
-      packet.make(stype, protocol.DISCONNECTED, uid, JSON, EMPTY_BODY), session.key)
+  local told = {}
+  for stype, service in pairs(gate.leave(session.key)) do
+    if not told[service] then
+      told[service] = true
+      perilune.send(service, "@packet",
+        packet.make(stype, protocol.DISCONNECTED, uid, JSON, EMPTY_BODY), session.key)
+    end
   end
-  session.seen = {}
 end
 
 ---Its connection is closed, and it isn't kept.
@@ -169,12 +159,9 @@ function sessions.drop(session)
   if session.kept_until then crowd.count_kept(-1) end
   session.closing = true
   by_connection[session.connection] = nil
-  if session.key then sessions.forget_key(session) end
   crowd.count(session, -1)
-end
-
----@param session gateway.Session
-function sessions.forget_key(session)
+  if not session.key then return end
+  gate.remove(session.key)
   by_key[session.key] = nil
   keys.rest(session.key)
 end
@@ -191,6 +178,7 @@ function sessions.close(session, reason, text)
   crowd.set_pending(session, false)
   session.closing = true
   sessions.send(session, "protocol.closing", { reason = reason, text = text })
+  if session.key then gate.close(session.key) end
   session.connection:close()
 end
 
@@ -228,7 +216,7 @@ end
 ---@param session gateway.Session
 function sessions.keep(session)
   session.kept_until = perilune.now() + settings.resume_ms
-  session.written = session.ring.sent
+  gate.keep(session.key)
   crowd.count_kept(1)
   counters.add "kept"
   counters.add "closed"
@@ -245,15 +233,6 @@ function sessions.expire(session)
   sessions.drop(session)
 end
 
----One that is kept and misses what nobody has sent is lost.
----@param session gateway.Session
----@return boolean kept or lost
-function sessions.check_kept(session)
-  if not session.kept_until then return false end
-  if session.ring and session.ring.first > session.written + 1 then sessions.expire(session) end
-  return true
-end
-
 ---The session goes on with the connection of another, which is forgotten.
 ---@param session gateway.Session
 ---@param other gateway.Session
@@ -268,12 +247,14 @@ function sessions.move(session, other)
   end
   tokens.take_over(session, other)
   crowd.set_pending(other, false)
-  sessions.forget_key(other)
   other.closing = true
   crowd.count(session, -1) -- the other was counted, too
+  gate.move(session.key, other.key)
+  by_key[other.key] = nil
+  keys.rest(other.key)
   session.connection, session.address = other.connection, other.address
   by_connection[session.connection] = session
-  session.heard_at, session.pings, session.has_ended = other.heard_at, 0, nil
+  session.pings, session.has_ended = 0, nil
   session.connection:set_max_frame(settings.frame)
 end
 

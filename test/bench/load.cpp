@@ -10,6 +10,7 @@
 //                      without, at most BENCH_WINDOW that have not reached all
 //                      idle: memory of the server for each connection
 //   BENCH_CONNECTIONS, BENCH_SIZE (bytes of a payload), BENCH_SECONDS, BENCH_NAME (of the results)
+//   BENCH_MESSAGES     so many instead of a time: to count instructions, two runs are compared
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -233,6 +234,7 @@ class Load {
           wire_(text_setting("BENCH_WIRE", "frames"),
                 static_cast<std::size_t>(setting("BENCH_SIZE", 64))),
           seconds_(setting("BENCH_SECONDS", 4)),
+          messages_(static_cast<std::uint64_t>(setting("BENCH_MESSAGES", 0))),
           connections_(static_cast<std::size_t>(setting("BENCH_CONNECTIONS", 100))),
           poll_(epoll_create1(0)) {}
 
@@ -257,6 +259,7 @@ class Load {
     const int port_;
     Wire wire_;
     const double seconds_;
+    const std::uint64_t messages_;  // 0: time is measured
     std::vector<Connection> connections_;
     const int poll_;
     std::int64_t began_ns_ = 0;     // of all
@@ -368,11 +371,14 @@ bool Load::wait(int timeout_ms, Visit visit) {
 
 // Begins and ends what is measured. False when it is over.
 bool Load::measure(std::int64_t now) {
-    if (measured_ns_ == 0 && now - began_ns_ >= static_cast<std::int64_t>(kWarmUpSeconds * 1e9)) {
+    const double warm_up = messages_ > 0 ? 0 : kWarmUpSeconds;
+    if (measured_ns_ == 0 && now - began_ns_ >= static_cast<std::int64_t>(warm_up * 1e9)) {
         measured_ns_ = now;
         cpu_ = server_cpu_seconds();
     }
-    return measured_ns_ == 0 || now - measured_ns_ < static_cast<std::int64_t>(seconds_ * 1e9);
+    if (measured_ns_ == 0) return true;
+    if (messages_ > 0) return counted_ < messages_;
+    return now - measured_ns_ < static_cast<std::int64_t>(seconds_ * 1e9);
 }
 
 void Load::count(std::int64_t sent_ns) {

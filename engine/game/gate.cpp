@@ -1,0 +1,194 @@
+#include "game/gate.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace perilune {
+
+Gate::Gate(const GateOptions& options) : options_(options), addresses_(options.address_rate) {}
+
+Gate::~Gate() = default;
+
+// --- sessions ---
+
+Gate::Session* Gate::add(std::uint32_t key, std::uint64_t path, std::string_view address,
+                         std::int64_t now_ns) {
+    if (by_key_.count(key) != 0 || by_path_.count(path) != 0) return nullptr;
+    auto session = std::make_unique<Session>(key, path, options_.rate, now_ns);
+    if (!address.empty()) session->address = &addresses_.enter(address, now_ns);
+    by_path_.emplace(path, session.get());
+    return by_key_.emplace(key, std::move(session)).first->second.get();
+}
+
+void Gate::remove(Session& session, std::int64_t now_ns) {
+    (void)leave(session);
+    forget_ring(session);
+    if (session.address != nullptr) addresses_.leave(*session.address, now_ns);
+    by_path_.erase(session.path);
+    by_key_.erase(session.key);
+}
+
+Gate::Session* Gate::by_key(std::uint32_t key) const {
+    const auto found = by_key_.find(key);
+    return found == by_key_.end() ? nullptr : found->second.get();
+}
+
+Gate::Session* Gate::by_uid(std::uint32_t uid) const {
+    const auto found = by_uid_.find(uid);
+    return found == by_uid_.end() ? nullptr : found->second;
+}
+
+Gate::Session* Gate::by_path(std::uint64_t path) const {
+    const auto found = by_path_.find(path);
+    return found == by_path_.end() ? nullptr : found->second;
+}
+
+bool Gate::enter(Session& session, std::uint32_t uid) {
+    if (session.uid != 0 || !by_uid_.try_emplace(uid, &session).second) return false;
+    session.uid = uid;
+    return true;
+}
+
+std::vector<std::size_t> Gate::leave(Session& session) {
+    if (session.uid == 0) return {};
+    by_uid_.erase(std::exchange(session.uid, 0));
+    return std::exchange(session.seen, {});
+}
+
+// --- packets of clients ---
+
+Gate::Decision Gate::decide(std::uint64_t path, std::string_view packet, std::int64_t now_ns) {
+    Session* session = by_path(path);
+    if (session == nullptr) return {Verdict::stranger};
+    if (session->closing) return {Verdict::ignored, session};
+    session->heard_ns = now_ns;
+    ++counters_.packets_in;
+    if (is_too_fast(*session, now_ns)) return {Verdict::too_fast, session};
+    return decide_again(*session, packet);
+}
+
+Gate::Decision Gate::decide_again(Session& session, std::string_view packet) {
+    Decision decision{Verdict::forward, &session};
+    decision.verdict = judge(session, packet, decision.route);
+    return decision;
+}
+
+Gate::Verdict Gate::judge(Session& session, std::string_view packet, std::size_t& route) {
+    const auto header = read_header(packet);
+    if (!header || (header->form != kJsonForm && header->form != kBufForm)) {
+        return Verdict::malformed;
+    }
+    session.form = header->form;
+    if (header->stype == 0) return Verdict::itself;
+    if (session.resumes_only) return Verdict::full;
+    if (is_reserved(*header)) return Verdict::reserved;
+    if (is_login(*header)) return Verdict::login;
+    if (session.uid == 0) return Verdict::not_logged_in;
+    const auto found = routes_.find(header->stype);
+    if (found == routes_.end()) return Verdict::unknown_service;
+    route = found->second;
+    return Verdict::forward;
+}
+
+bool Gate::is_too_fast(Session& session, std::int64_t now_ns) {
+    if (!session.bucket.take(options_.rate, now_ns)) return true;
+    return session.address != nullptr && !addresses_.take(*session.address, now_ns);
+}
+
+bool Gate::is_reserved(const PacketHeader& header) {
+    const auto is_internal = [](std::int16_t number) {
+        return number < 0 || number == kDisconnected || number == kBroadcast;
+    };
+    return is_internal(header.stype) || is_internal(header.ctype);
+}
+
+void Gate::forwarded(Session& session, std::size_t route) {
+    if (session.uid == 0) return;
+    std::vector<std::size_t>& seen = session.seen;
+    if (std::find(seen.begin(), seen.end(), route) == seen.end()) seen.push_back(route);
+}
+
+// --- packets for clients ---
+
+Gate::Session* Gate::receiver(const PacketHeader& header, std::uint32_t key) {
+    // A login's reply has the key as utag, also when the player is logged in by now.
+    Session* session = header.utag >= kFirstKey ? by_key(header.utag) : by_uid(header.utag);
+    if (session != nullptr && !session->closing && (key == 0 || session->key == key)) {
+        return session;
+    }
+    ++counters_.undeliverable;
+    return nullptr;
+}
+
+Gate::Fate Gate::remember(Session& session, std::string_view packet) {
+    if (session.ring != nullptr) {
+        PacketRing& ring = *session.ring;
+        if (ring.count() >= options_.ring_packets) drop_oldest(ring);
+        ring.push(packet);
+        ring_bytes_ += packet.size();
+        trim(ring);
+    }
+    if (session.path != 0) return Fate::write;
+    return is_lost(session) ? Fate::lost : Fate::kept;
+}
+
+// --- going on by another path ---
+
+void Gate::number_packets(Session& session) {
+    forget_ring(session);
+    session.ring = std::make_unique<PacketRing>();
+    ++rings_;
+}
+
+void Gate::forget_ring(Session& session) {
+    if (session.ring == nullptr) return;
+    --rings_;
+    ring_bytes_ -= session.ring->bytes();
+    session.ring.reset();
+}
+
+void Gate::keep(Session& session) {
+    by_path_.erase(session.path);
+    session.path = 0;
+    session.written = session.ring == nullptr ? 0 : session.ring->sent();
+}
+
+void Gate::move(Session& session, Session& other, std::int64_t now_ns) {
+    by_path_.erase(session.path);
+    session.path = other.path;
+    session.heard_ns = other.heard_ns;
+    std::swap(session.address, other.address);
+    other.path = 0;
+    remove(other, now_ns);
+    by_path_[session.path] = &session;
+}
+
+void Gate::drop_oldest(PacketRing& ring) {
+    ring_bytes_ -= ring.bytes();
+    ring.drop_oldest();
+    ring_bytes_ += ring.bytes();
+}
+
+void Gate::trim(PacketRing& ring) {
+    const std::uint64_t share = options_.total_ring_bytes / rings_;
+    const std::size_t room = std::min<std::uint64_t>(options_.ring_bytes, share);
+    while (ring.bytes() > room) drop_oldest(ring);
+}
+
+bool Gate::is_lost(const Session& session) const {
+    return session.path == 0 && session.ring != nullptr &&
+           session.ring->first() > session.written + 1;
+}
+
+std::vector<std::uint32_t> Gate::trim() {
+    std::vector<std::uint32_t> lost;
+    for (const auto& [key, session] : by_key_) {
+        if (session->ring == nullptr) continue;
+        trim(*session->ring);
+        session->ring->shrink();
+        if (is_lost(*session)) lost.push_back(key);
+    }
+    return lost;
+}
+
+}  // namespace perilune
