@@ -20,9 +20,12 @@ bots.options = {
   count = { type = "integer", default = 50, min = 1, max = 100000, meaning = "bots" },
   host = { type = "string", default = "127.0.0.1", meaning = "the gateway's address" },
   port = { type = "integer", default = 6080, min = 1, max = 65535, meaning = "and port" },
-  url = { type = "string", meaning = "of its WebSocket instead: ws://127.0.0.1:6081" },
+  url = { type = "string",
+    meaning = "instead of both: ws://host:port, wss://, tcp+tls:// or tcp+encrypted://" },
   url_share = { type = "number", default = 1, min = 0, max = 1,
     meaning = "share of the bots that use url where there is one" },
+  server_key = { type = "string",
+    meaning = "which an encrypting gateway must have, 64 hexadecimal digits" },
   seconds = { type = "number", default = 10, min = 0.1, max = 86400, meaning = "how long" },
   rate = { type = "number", default = 1, min = 0, max = 1000000,
     meaning = "lines a second of each bot" },
@@ -122,6 +125,7 @@ local function start_player(run, number)
   local player, message = bot.connect {
     host = settings.host, port = settings.port, form = form,
     url = in_share(number, settings.url_share) and settings.url or nil,
+    encrypt = settings.server_key and { server_key = settings.server_key },
   }
   if not player then return note_error(run, ("bot %d: connect: %s"):format(number, message)) end
   player.number, player.said, player.heard, player.last_id = number, 0, {}, {}

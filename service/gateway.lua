@@ -47,7 +47,10 @@ gateway.options = settings.DECLARED
 
 local GOING_AWAY = 1001 -- RFC 6455: the page was left, and its token with it
 -- Why a connection ended whose session is kept: nobody wanted it to.
-local BREAKS = { ended = true, reset = true, stalled = true, idle = true, slow = true }
+local BREAKS = {
+  ended = true, reset = true, stalled = true, idle = true, slow = true, tls = true,
+  encryption = true,
+}
 
 local sweeper -- timer, only while there are sessions
 
@@ -66,7 +69,8 @@ function gateway.on_open(connection, address)
   local full, may_resume = crowd.limit_reached(address, key ~= nil)
   local session = {
     connection = connection, address = address, key = key, pings = 0, pinged = 0,
-    login_by = now + settings.login_ms, strikes = 0, is_pending = false, full = full,
+    login_by = now + settings.login_ms - (connection:age() or 0), strikes = 0,
+    is_pending = false, full = full,
   }
   sessions.add(session)
   counters.add "opened"
@@ -245,8 +249,8 @@ end
 
 ---What an operator wants to know.
 ---@return table numbers counters by name; sessions (those that are kept, too), kept_now, users and
----pending as they are now; listeners: kind, port and whether it has TLS of each, in the order of
----the option
+---pending as they are now; listeners: kind, port, whether it has TLS or encrypts, and by which
+---key, of each in the order of the option
 function gateway.stats()
   local numbers = { listeners = listeners.list() }
   crowd.copy(numbers)

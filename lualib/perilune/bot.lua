@@ -40,8 +40,10 @@ Bot.__index = Bot
 ---@class perilune.BotOptions
 ---@field host string? default "127.0.0.1"
 ---@field port integer?
----@field url string? of the gateway's WebSocket, instead of host and port
----@field tls (boolean|perilune.socket.TlsOptions)? default: none, but for wss://
+---@field url string? instead of host and port: ws:// or wss:// of the gateway's WebSocket, or
+---tcp://host:port, tcp+tls://host:port, tcp+encrypted://host:port
+---@field tls (boolean|perilune.socket.TlsOptions)? default: as the URL says
+---@field encrypt (boolean|perilune.socket.EncryptOptions)? default: as the URL says
 ---@field form integer? default protocol.JSON
 ---@field on_push fun(self: perilune.Bot, name: string, body: any)?
 
@@ -109,6 +111,20 @@ end
 
 -- ---- what goes out ----
 
+-- Where a bot connects by TCP, and how that is private. Nil, message, code for no such URL.
+local function place_of(options)
+  if not options.url then
+    return options.host or "127.0.0.1", options.port, options.tls, options.encrypt
+  end
+  local how, host, port = options.url:match "^tcp%+?(%a*)://%[?([^/%[%]]+)%]?:(%d+)$"
+  port = tonumber(port)
+  if not port or port < 1 or port > 65535
+      or (how ~= "" and how ~= "tls" and how ~= "encrypted") then
+    return nil, ("%s is no URL of a gateway"):format(options.url), "invalid"
+  end
+  return host, port, options.tls or how == "tls", options.encrypt or how == "encrypted"
+end
+
 -- Connects; what still comes from a connection before this one is dropped.
 ---@async
 local function dial(self)
@@ -121,7 +137,7 @@ local function dial(self)
     if self._line == line then on_close(self, reason) end
   end
   local connection, message, code
-  if options.url then
+  if options.url and not options.url:find "^tcp" then
     connection, message, code =
       websocket.connect(options.url, { tls = options.tls, max_message = MAX_PACKET })
     if connection then
@@ -129,8 +145,10 @@ local function dial(self)
       connection.on_data, connection.on_close = data_came, was_closed
     end
   else
-    connection, message, code = socket.connect(options.host or "127.0.0.1", options.port, {
-      framing = "packet", tls = options.tls, on_data = data_came, on_close = was_closed,
+    local host, port, tls, encrypt = place_of(options)
+    if not host then return nil, port, tls end
+    connection, message, code = socket.connect(host, port, {
+      framing = "packet", tls = tls, encrypt = encrypt, on_data = data_came, on_close = was_closed,
     })
   end
   if not connection then return nil, message, code end

@@ -49,14 +49,17 @@ function crowd.size() return open end
 ---@return integer sessions that are pending
 function crowd.pending() return pending end
 
+---@return number connections that may be pending at a time
+function crowd.max_pending()
+  return math.max(1, math.floor(settings.max_connections * settings.pending_share))
+end
+
 ---@param address string of a connection that comes
 ---@param has_key boolean there is a key for it
 ---@return string? why it may not come
 ---@return boolean? may_resume it may, to resume a session that is kept
 function crowd.limit_reached(address, has_key)
-  if not has_key or pending >= math.max(1, settings.max_connections * settings.pending_share) then
-    return "the server is full"
-  end
+  if not has_key or pending >= crowd.max_pending() then return "the server is full" end
   local too_many = "too many connections from your address"
   local exempted = exempt[address]
   if not exempted and (pending_by_address[address] or 0) >= settings.max_pending then

@@ -138,16 +138,27 @@ test("a full room answers busy", function()
   end)
 end)
 
-test("bots chat and lose nothing", function()
-  world.with({ talkroom = { rate = 1000, burst = 1000 } }, function(port)
+test("bots chat and lose nothing, by TCP and encrypted", function()
+  local listen = { { port = 0 }, { port = 0, encrypt = { key = "test/lua/tls/x25519.pem" } } }
+  world.with({ talkroom = { rate = 1000, burst = 1000 }, gateway = { listen = listen } }, function()
+    local tcp, encrypted = unpack(world.stats().listeners)
     local handle = perilune.spawn("bots")
-    local result = perilune.call_within(20000, handle, "run",
-      { port = port, count = 8, seconds = 0.5, rate = 20 })
+    for _, where in ipairs {
+      { port = tcp.port },
+      { url = "tcp+encrypted://127.0.0.1:" .. encrypted.port, server_key = encrypted.server_key },
+    } do
+      where.count, where.seconds, where.rate = 8, 0.5, 20
+      local result = perilune.call_within(20000, handle, "run", where)
+      test.equal({ result.ok, result.lost, result.repeated, result.disordered, result.errors },
+        { true, 0, 0, 0, 0 })
+      test.ok(result.sent >= 8 and result.received == result.sent * 7)
+      test.equal(result.echo.count, 0)
+    end
+    for _, url in ipairs { "tcp+encrypted://127.0.0.1", "tcp+x://a:1", "tcp://a:0" } do
+      local result = perilune.call_within(20000, handle, "run", { url = url, count = 1, seconds = 0.1 })
+      test.equal(result.ok, false, url)
+    end
     perilune.stop(handle)
-    test.equal({ result.ok, result.lost, result.repeated, result.disordered, result.errors },
-      { true, 0, 0, 0, 0 })
-    test.ok(result.sent >= 8 and result.received == result.sent * 7)
-    test.equal(result.echo.count, 0)
   end)
 end)
 

@@ -3,8 +3,12 @@
 local perilune = require "perilune"
 local bot = require "perilune.bot"
 local packet = require "perilune.packet"
+local socket = require "perilune.socket"
 local test = require "perilune.test"
+local websocket = require "perilune.websocket"
 local world = require "world"
+
+local TLS = { certificate = "test/lua/tls/certificate.pem", key = "test/lua/tls/key.pem" }
 
 test("who doesn't log in in time is closed", function()
   world.with({ gateway = { login_ms = 200 } }, function(port)
@@ -21,6 +25,101 @@ test("who doesn't log in in time is closed", function()
     test.ok(player:request("talkroom.exit"), "who is logged in stays")
     test.equal(world.stats().login_timeouts, 2)
     player:close()
+  end)
+end)
+
+-- A connection that sends `bytes` one by one; returns how long it took until it was closed.
+local function drip(port, bytes, pause_ms)
+  local started, connection = perilune.now(), assert(socket.connect("127.0.0.1", port))
+  for at = 1, #bytes do
+    connection:write(bytes:sub(at, at))
+    perilune.sleep(pause_ms)
+    if connection.closed then break end
+  end
+  test.eventually(function() return connection.closed end, 5000, "closed")
+  return perilune.now() - started
+end
+
+-- A port from which connections go on to `port`, `ms` late at first.
+local function delaying(port, ms)
+  return assert(socket.listen {
+    paused = true,
+    on_open = function(client)
+      local server = assert(socket.connect("127.0.0.1", port, {
+        on_data = function(_, data) client:write(data) end,
+        on_close = function() client:close() end,
+      }))
+      client.on_data = function(_, data) server:write(data) end
+      client.on_close = function() server:close() end
+      perilune.sleep(ms)
+      client:resume()
+    end,
+  })
+end
+
+test("handshake and login have login_ms together, however slowly something comes", function()
+  local listen = {
+    { port = 0 }, { port = 0, kind = "websocket", path = "/game" }, { port = 0, tls = TLS },
+    { port = 0, kind = "websocket", tls = TLS }, { port = 0, encrypt = true },
+  }
+  world.with({ gateway = { login_ms = 1000, listen = listen } }, function()
+    local ports = {}
+    for index, listener in ipairs(world.stats().listeners) do ports[index] = listener.port end
+    local tcp, ws, tls, wss, encrypted = unpack(ports)
+    local url = ("ws://127.0.0.1:%d/game"):format(ws)
+    local zeros, head = ("\0"):rep(300), "GET /game HTTP/1.1\r\nHost: a\r\nX: " .. ("x"):rep(300)
+    local cases = {
+      ["a frame, byte by byte"] = function() return drip(tcp, "\0\1" .. zeros, 50) end,
+      ["a hello of TLS"] = function() return drip(tls, "\22\3\1\1\0" .. zeros, 50) end,
+      ["a hello of TLS for a WebSocket"] = function()
+        return drip(wss, "\22\3\1\1\0" .. zeros, 50)
+      end,
+      ["a hello of encryption"] = function() return drip(encrypted, "\38\0PLE\1" .. zeros, 30) end,
+      ["a head of WebSocket"] = function() return drip(ws, head, 50) end,
+      ["a head that begins late"] = function()
+        return drip(ws, head:sub(1, 1) .. head:sub(2):rep(4), 400)
+      end,
+      ["other requests"] = function()
+        local started, connection = perilune.now(), assert(socket.connect("127.0.0.1", ws))
+        while not connection.closed do
+          connection:write "GET /other HTTP/1.1\r\nHost: a\r\n\r\n"
+          perilune.sleep(100)
+        end
+        return perilune.now() - started
+      end,
+      ["silence behind a late handshake of WebSocket"] = function()
+        local started, through = perilune.now(), delaying(ws, 700)
+        local connection = assert(websocket.connect((url:gsub(ws, through.port))))
+        through:close()
+        test.ok(perilune.now() - started >= 700)
+        test.eventually(function() return connection.closed end, 5000)
+        return perilune.now() - started
+      end,
+      ["silence behind a late handshake of TLS"] = function()
+        local started, through = perilune.now(), delaying(tls, 700)
+        local connection = assert(socket.connect("127.0.0.1", through.port,
+          { tls = { verify = false } }))
+        through:close()
+        test.ok(perilune.now() - started >= 700)
+        test.eventually(function() return connection.closed end, 5000)
+        return perilune.now() - started
+      end,
+      ["silence behind a late hello"] = function()
+        local started, through = perilune.now(), delaying(encrypted, 700)
+        local connection = assert(socket.connect("127.0.0.1", through.port, { encrypt = true }))
+        through:close()
+        test.ok(perilune.now() - started >= 700)
+        test.eventually(function() return connection.closed end, 5000)
+        return perilune.now() - started
+      end,
+    }
+    for name, case in pairs(cases) do
+      local took = case()
+      -- The gateway looks each 250 ms; a drop more shows the client that it is closed.
+      test.ok(took >= 950 and took <= 1450, ("%s: %d ms"):format(name, took))
+    end
+    test.eventually(function() return socket.stats().open == 0 end)
+    test.equal(socket.stats().handshakes, 0)
   end)
 end)
 

@@ -2,6 +2,7 @@
 local perilune = require "perilune"
 local packet = require "perilune.packet"
 local protocol = require "perilune.protocol"
+local socket = require "perilune.socket"
 local test = require "perilune.test"
 local world = require "world"
 
@@ -87,6 +88,40 @@ test("a quarter of the places is for those not logged in", function()
   end)
 end)
 
+test("handshakes are limited as those who aren't logged in, of an address and in all", function()
+  local tls = { certificate = "test/lua/tls/certificate.pem", key = "test/lua/tls/key.pem" }
+  local function crowd(options)
+    options.listen = {
+      { port = 0, tls = tls }, { port = 0, kind = "websocket" }, { port = 0, encrypt = true },
+    }
+    world.with({ gateway = options }, function()
+      local ports, before = {}, socket.stats()
+      for index, listener in ipairs(world.stats().listeners) do ports[index] = listener.port end
+      local silent = {}
+      for index, port in ipairs(ports) do
+        silent[index] = world.raw(port)
+        test.eventually(function() return socket.stats().handshakes == index end)
+      end
+      for index, port in ipairs(ports) do
+        local refused = socket.connect("127.0.0.1", port)
+        if refused then test.equal(refused:read(nil, 20000), nil) end
+        test.equal(socket.stats().refused_handshakes - before.refused_handshakes, index)
+      end
+      silent[2]:close()
+      test.eventually(function() return socket.stats().handshakes == 2 end)
+      local player = world.player { url = "ws://127.0.0.1:" .. ports[2] }
+      test.equal(socket.stats().handshakes, 2, "who has shaken hands isn't counted")
+      test.equal(world.stats().pending, 0)
+      player:close()
+      silent[1]:close()
+      silent[3]:close()
+      test.eventually(function() return socket.stats().handshakes == 0 end)
+    end)
+  end
+  crowd { max_pending = 3, exempt = { "192.0.2.1", "2001:db8:1:2::/64" } }
+  crowd { max_connections = 12, exempt = { "127.0.0.1", "::1" } } -- exempt of the first alone
+end)
+
 test("frames are small before login and large after", function()
   world.with({}, function(port)
     local body = packet.wrap_json(('"%s"'):format(("x"):rep(4096)))
@@ -128,6 +163,10 @@ test("options that are wrong don't start it", function()
   test.raises(listen {}, "option port is missing")
   test.raises(listen { port = 0, kind = "udb" }, "option kind can't be udb")
   test.raises(listen { port = 0, tls = {} }, "needs \"certificate\" and \"key\"")
+  test.raises(listen { port = 0, encrypt = true, tls = {} }, "encrypt is for TCP without TLS")
+  test.raises(listen { port = 0, encrypt = true, kind = "websocket" }, "is for TCP without TLS")
+  test.raises(listen { port = 0, encrypt = { key = "/nowhere" } }, "\"/nowhere\" is no X25519 key")
+  test.raises(start { exempt = { "somewhere" } }, "exempt")
   test.raises(start { lisen = {} }, "there is no option lisen")
   test.raises(start(5), "options are a table")
   world.with({}, function(port)

@@ -48,7 +48,7 @@ end
 function world.connect(where, form)
   local options = type(where) == "table" and where or { port = where }
   return (assert(bot.connect { port = options.port, url = options.url, tls = options.tls,
-    form = form }))
+    encrypt = options.encrypt, form = form }))
 end
 
 -- A bot that is logged in.

@@ -50,6 +50,7 @@ export async function startNode(config, ports = {}, hasPage = false) {
     game,
     page: hasPage ? Number(PAGE.exec(log)[1]) : null,
     url: `ws://127.0.0.1:${game}/`,
+    log: () => log,
     stop() {
       child.kill("SIGTERM");
       return ended;
