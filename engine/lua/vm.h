@@ -219,10 +219,6 @@ class Vm final : public Actor {
     void reload_service(Service& service, MessagePtr request);
     void run_reload(Reloading& reloading);
     static int reload_protected(lua_State* L);
-    void reload_here(lua_State* L, Reloading& reloading);
-    void push_text(lua_State* L, const std::shared_ptr<const Script>& script, int environment,
-                   bool shared = false);
-    void push_modules(lua_State* L, const Service::Modules& modules, int loaded, int environment);
     void drop_unused_chunks();
     void inspect_service(Service& service, MessagePtr request);
     void hold(Service& service, MessagePtr message);

@@ -12,64 +12,142 @@ namespace perilune {
 
 namespace {
 
-// Pushes {debug, util, flush, dump}: what the library needs and services must not have.
-void push_privileged(lua_State* L, bool jit_on) {
-    lua_createtable(L, 0, 4);
-    // The openers set globals, which are put back; what is loaded already they would leave out.
-    lua_pushnil(L);
-    lua_setfield(L, LUA_REGISTRYINDEX, "_LOADED");
-    for (const char* name : {LUA_DBLIBNAME, LUA_JITLIBNAME}) {
-        lua_pushstring(L, name);
-        lua_rawget(L, LUA_GLOBALSINDEX);
-        lua_pushcfunction(L, name == std::string_view(LUA_DBLIBNAME) ? luaopen_debug : luaopen_jit);
-        lua_pushstring(L, name);
-        lua_call(L, 1, 0);
-        lua_pushstring(L, name);
-        lua_rawget(L, LUA_GLOBALSINDEX);
-        if (name == std::string_view(LUA_DBLIBNAME)) {
-            lua_setfield(L, -3, "debug");
-        } else {
-            lua_getfield(L, -1, "flush");
-            lua_setfield(L, -4, "flush");
-            lua_pop(L, 1);
-        }
-        lua_pushstring(L, name);
-        lua_insert(L, -2);
-        lua_rawset(L, LUA_GLOBALSINDEX);
-    }
-    // Opening it has turned the compiler on.
-    luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | (jit_on ? LUAJIT_MODE_ON : LUAJIT_MODE_OFF));
-    lua_getfield(L, LUA_REGISTRYINDEX, "_PRELOAD");
-    lua_getfield(L, -1, "jit.util");
-    lua_remove(L, -2);
-    lua_pushliteral(L, "jit.util");
-    lua_call(L, 1, 1);
-    lua_setfield(L, -2, "util");
-    lua_pushliteral(L, "");
-    lua_getfield(L, -1, "dump");
-    lua_setfield(L, -3, "dump");
-    lua_pop(L, 1);
+// --- the library ---
+//
+// It needs debug, jit.util and string.dump, and nothing that it calls may be a script's: one that
+// is alone in its state can put functions of its own in the place of `require`, `pcall` or
+// `string.byte`. So it has globals of its own, with libraries opened anew, and a `require` of its
+// own; nobody else gets at them, and they are dropped when the reload is done.
+
+void forget_opened(lua_State* L) {
     lua_pushnil(L);
     lua_setfield(L, LUA_REGISTRYINDEX, "_LOADED");
 }
 
-void require(lua_State* L, const char* name) {
-    lua_pushliteral(L, "require");
-    lua_rawget(L, LUA_GLOBALSINDEX);
-    lua_pushstring(L, name);
+// For a thread of its own: opens libraries in new globals. Returns these, and jit.util.
+int open_libraries(lua_State* L) {
+    constexpr luaL_Reg kOpeners[] = {
+        {"", luaopen_base},
+        {LUA_TABLIBNAME, luaopen_table},
+        {LUA_STRLIBNAME, luaopen_string},
+        {LUA_MATHLIBNAME, luaopen_math},
+        {LUA_DBLIBNAME, luaopen_debug},
+        {LUA_JITLIBNAME, luaopen_jit},
+    };
+    lua_newtable(L);
+    lua_replace(L, LUA_GLOBALSINDEX);
+    forget_opened(L);  // what is open already would be left out
+    for (const luaL_Reg& opener : kOpeners) {
+        lua_pushcfunction(L, opener.func);
+        lua_pushstring(L, opener.name);
+        lua_call(L, 1, 0);
+    }
+    forget_opened(L);
+    lua_pushvalue(L, LUA_GLOBALSINDEX);
+    lua_getfield(L, LUA_REGISTRYINDEX, "_PRELOAD");
+    lua_getfield(L, -1, "jit.util");
+    lua_pushliteral(L, "jit.util");
+    lua_call(L, 1, 1);
+    lua_remove(L, -2);
+    lua_pushnil(L);  // would keep the globals
+    lua_setfield(L, LUA_REGISTRYINDEX, "_PRELOAD");
+    return 2;
+}
+
+// Pushes what open_libraries() returns.
+void push_libraries(lua_State* L, bool jit_on) {
+    const int text = lua_gettop(L) + 1;
+    lua_pushliteral(L, "");
+    lua_getmetatable(L, text);
+    lua_State* thread = lua_newthread(L);
+    lua_pushcfunction(L, open_libraries);
+    lua_xmove(L, thread, 1);
+    const int status = lua_pcall(thread, 0, 2, 0);
+    // Opening them has given strings other methods, and turned the compiler on.
+    lua_pushvalue(L, text + 1);
+    lua_setmetatable(L, text);
+    luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | (jit_on ? LUAJIT_MODE_ON : LUAJIT_MODE_OFF));
+    if (status != 0) {
+        lua_xmove(thread, L, 1);
+        lua_error(L);
+    }
+    lua_xmove(thread, L, 2);
+    lua_replace(L, text + 1);
+    lua_replace(L, text);
+    lua_settop(L, text + 1);
+}
+
+// The library's require. Upvalues: its globals; its modules, by name.
+int require_own(lua_State* L) {
+    const char* name = luaL_checkstring(L, 1);
+    lua_getfield(L, lua_upvalueindex(2), name);
+    if (!lua_isnil(L, -1)) return 1;
+    Vm& vm = Vm::of(L);
+    const Result<std::shared_ptr<const Script>> script = vm.host().library().get(name);
+    const Status status = script.ok()
+                              ? vm.push_script(L, script.value(), lua_upvalueindex(1), false)
+                              : script.status();
+    if (!status.ok()) return luaL_error(L, "%s", status.message());
+    lua_call(L, 0, 1);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, lua_upvalueindex(2), name);
+    return 1;
+}
+
+// Pushes lualib/perilune/reload.lua: {scratch, plan, apply, undo}.
+void push_reload_library(lua_State* L, bool jit_on) {
+    push_libraries(L, jit_on);
+    lua_newtable(L);
+    lua_insert(L, -2);
+    lua_setfield(L, -2, "jit.util");
+    lua_pushvalue(L, -2);
+    lua_insert(L, -2);
+    lua_pushcclosure(L, require_own, 2);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -3, "require");
+    lua_remove(L, -2);
+    lua_pushliteral(L, "perilune.reload");
     lua_call(L, 1, 1);
 }
+
+// Sets in the table at `to` what the table at `from` has; both absolute.
+void copy_fields(lua_State* L, int from, int to) {
+    lua_pushnil(L);
+    while (lua_next(L, from) != 0) {
+        lua_pushvalue(L, -2);
+        lua_insert(L, -2);
+        lua_rawset(L, to);
+    }
+}
+
+// Where on the stack the values of a reload are.
+enum Slot { kLibrary = 1, kOld, kNew, kEnvironment, kScratch, kOldLoaded, kNewLoaded };
 
 }  // namespace
 
-// What one reload works with. The Lua values live on the stack of reload_protected.
+// One reload of one service: what it works with, and its steps.
 struct Vm::Reloading {
     Vm& vm;
     Service& service;
-    std::shared_ptr<const Script> script;  // the new one, or the same
-    std::vector<std::pair<std::string, std::shared_ptr<const Script>>>
-        modules;  // those that are new
-    std::string problem;
+    std::shared_ptr<const Script> script = nullptr;  // the new one, or the same
+    Service::Modules modules = {};                   // those that are new
+    std::string problem = {};                        // why it can't be; "" while it can
+
+    // All of it, on an empty stack. Raises what the new text raises.
+    void run(lua_State* L);
+
+  private:
+    void push_environments(lua_State* L);
+    void push_loaded(lua_State* L);
+    void push_text(lua_State* L, const std::shared_ptr<const Script>& text, int environment,
+                   bool shared = false);
+    void push_modules(lua_State* L, const Service::Modules& list, int loaded, int environment);
+    void describe_old(lua_State* L);
+    void run_new(lua_State* L);
+    void describe_new(lua_State* L);
+    bool plan(lua_State* L);
+    void apply(lua_State* L);
+    void take_commands(lua_State* L, int now);
 };
 
 void Vm::reload_service(Service& service, MessagePtr request) {
@@ -77,7 +155,7 @@ void Vm::reload_service(Service& service, MessagePtr request) {
     std::string problem(kReloadSkipped);
     std::vector<std::string> scripts;
     if (service.state == Service::State::running && service.script != nullptr) {
-        Reloading reloading{*this, service, nullptr, {}, {}};
+        Reloading reloading{*this, service};
         const bool named = request->detail != 0;
         ScriptCache& cache = host_.scripts();
         const auto newest = [&](const Script& script) {
@@ -158,24 +236,63 @@ void Vm::run_reload(Reloading& reloading) {
 int Vm::reload_protected(lua_State* L) {
     auto& reloading = *static_cast<Reloading*>(lua_touserdata(L, 1));
     lua_settop(L, 0);
-    reloading.vm.reload_here(L, reloading);
+    reloading.run(L);
     return 0;
 }
 
-// push_script(), raising when that fails.
-void Vm::push_text(lua_State* L, const std::shared_ptr<const Script>& script, int environment,
-                   bool shared) {
-    const Status status = push_script(L, script, environment, shared);
+void Vm::Reloading::run(lua_State* L) {
+    push_reload_library(L, vm.jit_on_);  // kLibrary
+    lua_newtable(L);                     // kOld
+    lua_newtable(L);                     // kNew
+    push_environments(L);                // kEnvironment, kScratch
+    push_loaded(L);                      // kOldLoaded, kNewLoaded
+    describe_old(L);
+    run_new(L);
+    describe_new(L);
+    vm.masked_ = true;  // from here on nothing may come between
+    if (plan(L)) apply(L);
+    vm.masked_ = false;
+}
+
+void Vm::Reloading::push_environments(lua_State* L) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, service.environment);
+    lua_getfield(L, kLibrary, "scratch");
+    lua_pushvalue(L, kEnvironment);
+    lua_call(L, 1, 1);
+}
+
+// Pushes the modules that the service has required, and the same without those that are new.
+void Vm::Reloading::push_loaded(lua_State* L) {
+    if (service.loaded == LUA_NOREF) {
+        lua_newtable(L);
+        lua_pushvalue(L, -1);
+        service.loaded = luaL_ref(L, LUA_REGISTRYINDEX);
+    } else {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, service.loaded);
+    }
+    lua_newtable(L);
+    copy_fields(L, kOldLoaded, kNewLoaded);
+    for (const auto& [name, text] : modules) {
+        lua_pushnil(L);
+        lua_setfield(L, kNewLoaded, name.c_str());
+    }
+}
+
+// Vm::push_script(), raising when that fails.
+void Vm::Reloading::push_text(lua_State* L, const std::shared_ptr<const Script>& text,
+                              int environment, bool shared) {
+    const Status status = vm.push_script(L, text, environment, shared);
     if (!status.ok()) luaL_error(L, "%s", status.message());
 }
 
-// Pushes {main = function, value = module} of each of `modules`, by name; the values are in the
+// Pushes {main = function, value = module} of each in `list`, by name; the values are in the
 // table at `loaded`.
-void Vm::push_modules(lua_State* L, const Service::Modules& modules, int loaded, int environment) {
+void Vm::Reloading::push_modules(lua_State* L, const Service::Modules& list, int loaded,
+                                 int environment) {
     lua_newtable(L);
-    for (const auto& [name, script] : modules) {
+    for (const auto& [name, text] : list) {
         lua_createtable(L, 0, 2);
-        push_text(L, script, environment);
+        push_text(L, text, environment);
         lua_setfield(L, -2, "main");
         lua_getfield(L, loaded, name.c_str());
         lua_setfield(L, -2, "value");
@@ -183,37 +300,8 @@ void Vm::push_modules(lua_State* L, const Service::Modules& modules, int loaded,
     }
 }
 
-void Vm::reload_here(lua_State* L, Reloading& reloading) {
-    Service& service = reloading.service;
-    enum { kReload = 1, kOld, kNew, kEnvironment, kScratch, kOldLoaded, kNewLoaded };
-    require(L, "perilune.reload");
-    push_privileged(L, jit_on_);
-    lua_call(L, 1, 1);
-    lua_newtable(L);                                         // kOld
-    lua_newtable(L);                                         // kNew
-    lua_rawgeti(L, LUA_REGISTRYINDEX, service.environment);  // kEnvironment
-    lua_getfield(L, kReload, "scratch");
-    lua_pushvalue(L, kEnvironment);
-    lua_call(L, 1, 1);  // kScratch
-    if (service.loaded == LUA_NOREF) {
-        lua_newtable(L);
-        lua_pushvalue(L, -1);
-        service.loaded = luaL_ref(L, LUA_REGISTRYINDEX);
-    } else {
-        lua_rawgeti(L, LUA_REGISTRYINDEX, service.loaded);  // kOldLoaded
-    }
-    lua_newtable(L);  // kNewLoaded
-    lua_pushnil(L);
-    while (lua_next(L, kOldLoaded) != 0) {
-        lua_pushvalue(L, -2);
-        lua_insert(L, -2);
-        lua_rawset(L, kNewLoaded);
-    }
-    for (const auto& [name, script] : reloading.modules) {
-        lua_pushnil(L);
-        lua_setfield(L, kNewLoaded, name.c_str());
-    }
-
+// Fills kOld, as the library's plan() takes it.
+void Vm::Reloading::describe_old(lua_State* L) {
     push_text(L, service.script, kEnvironment);
     lua_setfield(L, kOld, "main");
     lua_pushvalue(L, kEnvironment);
@@ -227,19 +315,22 @@ void Vm::reload_here(lua_State* L, Reloading& reloading) {
     const Service::Modules none;
     push_modules(L, service.modules == nullptr ? none : *service.modules, kOldLoaded, kEnvironment);
     lua_setfield(L, kOld, "modules");
+}
 
-    // What the new text requires, and sets, goes to the scratch tables.
+// Runs the new text. What it requires, and sets, goes to kNewLoaded and kScratch.
+void Vm::Reloading::run_new(lua_State* L) {
     const int old_loaded = service.loaded;
     const int old_environment = service.environment;
     lua_pushvalue(L, kNewLoaded);
     service.loaded = luaL_ref(L, LUA_REGISTRYINDEX);
     lua_pushvalue(L, kScratch);
     service.environment = luaL_ref(L, LUA_REGISTRYINDEX);
-    for (const auto& [name, script] : reloading.modules) {
-        require(L, name.c_str());
-        lua_pop(L, 1);
+    for (const auto& [name, text] : modules) {
+        lua_pushcfunction(L, lua_require);
+        lua_pushstring(L, name.c_str());
+        lua_call(L, 1, 0);
     }
-    push_text(L, reloading.script, kScratch, service.light);
+    push_text(L, script, kScratch, service.light);
     lua_pushvalue(L, -1);
     lua_setfield(L, kNew, "main");
     lua_call(L, 0, 2);
@@ -249,81 +340,86 @@ void Vm::reload_here(lua_State* L, Reloading& reloading) {
     luaL_unref(L, LUA_REGISTRYINDEX, service.loaded);
     service.environment = old_environment;
     service.loaded = old_loaded;
+}
 
+// Fills what else plan() takes into kNew.
+void Vm::Reloading::describe_new(lua_State* L) {
     // Modules that the new text is the first to require are new as well.
     if (service.modules != nullptr) {
-        for (const auto& [name, script] : *service.modules) {
+        for (const auto& [name, text] : *service.modules) {
             lua_getfield(L, kOldLoaded, name.c_str());
-            if (lua_isnil(L, -1)) reloading.modules.emplace_back(name, script);
+            if (lua_isnil(L, -1)) modules.emplace_back(name, text);
             lua_pop(L, 1);
         }
     }
-
     lua_pushvalue(L, kScratch);
     lua_setfield(L, kNew, "env");
-    push_modules(L, reloading.modules, kNewLoaded, kScratch);
+    push_modules(L, modules, kNewLoaded, kScratch);
     lua_setfield(L, kNew, "modules");
-    push_vm_modules(L);
     lua_newtable(L);
-    for (const int source : {lua_gettop(L) - 1, static_cast<int>(kNewLoaded)}) {
-        lua_pushnil(L);
-        while (lua_next(L, source) != 0) {
-            lua_pushvalue(L, -2);
-            lua_insert(L, -2);
-            lua_rawset(L, -4);
-        }
-    }
-    lua_setfield(L, kNew, "loaded");
+    push_vm_modules(L);
+    const int loaded = lua_gettop(L) - 1;
+    copy_fields(L, loaded + 1, loaded);
+    copy_fields(L, kNewLoaded, loaded);
     lua_pop(L, 1);
+    lua_setfield(L, kNew, "loaded");
+}
 
-    // From here on nothing may come between.
-    masked_ = true;
-    lua_getfield(L, kReload, "plan");
+// Pushes the plan; false, and `problem` is set, when there is none.
+bool Vm::Reloading::plan(lua_State* L) {
+    lua_getfield(L, kLibrary, "plan");
     lua_pushvalue(L, kOld);
     lua_pushvalue(L, kNew);
     lua_call(L, 2, 2);
-    if (!lua_istable(L, -2)) {
-        for (int i = 1;; ++i) {
-            lua_rawgeti(L, -1, i);
-            if (!lua_isstring(L, -1)) break;
-            reloading.problem += (i > 1 ? "\n" : "") + std::string(lua_tostring(L, -1));
-            lua_pop(L, 1);
-        }
-        if (reloading.problem.empty()) reloading.problem = "it can't be joined";
-        masked_ = false;
-        return;
+    if (lua_istable(L, -2)) {
+        lua_pop(L, 1);
+        return true;
     }
-    lua_pop(L, 1);
-    lua_getfield(L, kReload, "apply");
+    for (int i = 1;; ++i) {
+        lua_rawgeti(L, -1, i);
+        if (!lua_isstring(L, -1)) break;
+        problem += (i > 1 ? "\n" : "") + std::string(lua_tostring(L, -1));
+        lua_pop(L, 1);
+    }
+    if (problem.empty()) problem = "it can't be joined";
+    return false;
+}
+
+// Carries out the plan on top of the stack.
+void Vm::Reloading::apply(lua_State* L) {
+    lua_getfield(L, kLibrary, "apply");
     lua_insert(L, -2);
     lua_call(L, 1, 1);
     const int now = lua_gettop(L);
+    take_commands(L, now);
+    lua_getfield(L, now, "vanished");
+    if (lua_isstring(L, -1)) {
+        vm.kernel().log().write(LogLevel::warn, vm.describe(service),
+                                std::string("its new text has no longer: ") + lua_tostring(L, -1));
+    }
+    lua_getfield(L, now, "modules");
+    for (const auto& [name, text] : modules) {
+        lua_getfield(L, -1, name.c_str());
+        lua_setfield(L, kOldLoaded, name.c_str());
+        for (auto& [known, running] : *service.modules) {
+            if (known == name) running = text;
+        }
+    }
+    service.script = script;
+}
+
+// The tables of commands in what apply() has returned are the service's from now on.
+void Vm::Reloading::take_commands(lua_State* L, int now) {
     lua_getfield(L, now, "commands");
     lua_rawseti(L, LUA_REGISTRYINDEX, service.commands);
     lua_getfield(L, now, "client");
-    if (lua_istable(L, -1)) {
-        if (service.clients == LUA_NOREF) {
-            service.clients = luaL_ref(L, LUA_REGISTRYINDEX);
-        } else {
-            lua_rawseti(L, LUA_REGISTRYINDEX, service.clients);
-        }
+    if (!lua_istable(L, -1)) {
+        lua_pop(L, 1);
+    } else if (service.clients == LUA_NOREF) {
+        service.clients = luaL_ref(L, LUA_REGISTRYINDEX);
+    } else {
+        lua_rawseti(L, LUA_REGISTRYINDEX, service.clients);
     }
-    lua_getfield(L, now, "vanished");
-    if (lua_isstring(L, -1)) {
-        kernel().log().write(LogLevel::warn, describe(service),
-                             std::string("its new text has no longer: ") + lua_tostring(L, -1));
-    }
-    lua_settop(L, now);
-    lua_getfield(L, now, "modules");
-    for (const auto& [name, script] : reloading.modules) {
-        lua_getfield(L, -1, name.c_str());
-        lua_setfield(L, kOldLoaded, name.c_str());
-        for (auto& [known, old] : *service.modules) {
-            if (known == name) old = script;
-        }
-    }
-    service.script = reloading.script;
-    masked_ = false;
 }
 
 }  // namespace perilune

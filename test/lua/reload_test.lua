@@ -215,6 +215,52 @@ local BROKEN = {
   { "return io.open('x')", "io" },
 }
 
+-- Puts a spy in the place of each function that it can reach, and lists the calls that they see.
+local SPY = [[
+local spy, calls = {}, {}
+local STEP = 1
+local next, pcall, type = next, pcall, type
+
+local function watch(library)
+  local found = {}
+  for name, f in next, library do
+    if type(f) == "function" then found[name] = f end
+  end
+  for name, f in next, found do
+    pcall(function()
+      library[name] = function(...)
+        calls[#calls + 1] = name
+        return f(...)
+      end
+    end)
+  end
+end
+
+function spy.plant()
+  for _, library in next, { string, table, math, bit, os, debug, coroutine } do watch(library) end
+  watch(_G)
+end
+function spy.calls()
+  local list = calls
+  calls = {}
+  return STEP, list
+end
+function spy.shout(text) return text:upper() end
+return spy
+]]
+
+test("what a script has put into the libraries isn't called by its reload", function()
+  with_service(SPY, function(service, rewrite)
+    perilune.call(service, "plant")
+    rewrite((SPY:gsub("STEP = 1", "STEP = 2")))
+    test.equal({ perilune.call(service, "calls") }, { 2, {} })
+    test.equal(perilune.call(service, "shout", "x"), "X")
+    -- Strings have the methods of the script's library still.
+    local isolated = not perilune.stats(service).group
+    test.equal({ perilune.call(service, "calls") }, { 2, isolated and { "upper" } or {} })
+  end)
+end)
+
 test("a text that doesn't parse, load or join changes nothing and says why", function()
   for _, entry in ipairs(BROKEN) do
     local text, pattern = entry[1], entry[2]

@@ -31,7 +31,8 @@ function attempts.debug()
 end
 function attempts.require()
   for _, name in ipairs { "ffi", "jit", "jit.opt", "jit.util", "jit.p", "jit.dump", "io", "package",
-    "_G", "perilune.reload.privileged", "table.new", "table.clear", "thread.exdata" } do
+    "_G", "perilune.reload", "perilune.reload.bytecode", "perilune.reload.walk",
+    "perilune.reload.survey", "perilune.reload.join", "table.new", "table.clear", "thread.exdata" } do
     local ok, found = pcall(require, name)
     if ok and name ~= "table.new" and name ~= "table.clear" then return true, name, found end
   end
