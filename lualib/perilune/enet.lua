@@ -16,14 +16,14 @@
 -- with a key that was given over TLS (perilune.crypto.hmac_sha256), and abort() who can't.
 -- What a turn writes leaves at its end. What can fail returns nil, message, code.
 
+local callback = require "perilune.callback"
+local connecting = require "perilune.connecting"
 local core = require "perilune.core"
 local dns = require "perilune.dns"
 local network = require "perilune.native.enet"
 local options = require "perilune.options"
 
-local commands, on_event = core.commands, core.on_event
-local new_token, wait, wake =
-  core.native "core_token", core.native "core_wait", core.native "core_wake"
+local call, on_event = callback.call, core.on_event
 local network_write = network.write
 
 ---Why a peer was closed.
@@ -35,13 +35,10 @@ local network_write = network.write
 ---| "slow" # over send_bytes or send_packets waited to be acknowledged
 ---| "stopping" # the node stops
 
----A function, or the name of one of the service's first table: by name a reload takes effect.
----@alias perilune.enet.Callback fun(...: any)|string
-
 ---@class perilune.enet.Options
----@field on_open perilune.enet.Callback? (peer, address, data): the u32 that it connected with
----@field on_data perilune.enet.Callback? (peer, packet, channel)
----@field on_close perilune.enet.Callback? (peer, reason, code), once; code: what the peer gave
+---@field on_open perilune.Callback? (peer, address, data): the u32 that it connected with
+---@field on_data perilune.Callback? (peer, packet, channel)
+---@field on_close perilune.Callback? (peer, reason, code), once; code: what the peer gave
 ---@field channels integer? how many; the smaller number of both ends; default 2
 ---@field max_packet integer? bytes, either way; default 65536, the most
 ---@field send_bytes integer? unacknowledged bytes of a peer; more: closed as "slow"; default 1 MB
@@ -63,9 +60,9 @@ local network_write = network.write
 local enet = {}
 
 local COMMON_OPTIONS = {
-  on_open = { type = "any", meaning = "called with each new peer" },
-  on_data = { type = "any", meaning = "called with each packet" },
-  on_close = { type = "any", meaning = "called once for each peer" },
+  on_open = { type = "callback", meaning = "called with each new peer" },
+  on_data = { type = "callback", meaning = "called with each packet" },
+  on_close = { type = "callback", meaning = "called once for each peer" },
   channels = { type = "integer", default = 2, min = 1, max = 255, meaning = "channels of a peer" },
   max_packet = { type = "integer", default = 65536, min = 1, max = 65536, unit = "bytes",
     meaning = "the largest packet" },
@@ -105,38 +102,17 @@ local CONNECT_OPTIONS = with_common {
 
 ---@class perilune.enet.Peer
 ---@field id integer names it in the whole node; never used again
+---@field address string of the other end, "127.0.0.1:5000"
 ---@field data integer the u32 that it connected with
 ---@field closed perilune.enet.Reason|"failed"|nil nil while it is open
----@field on_data perilune.enet.Callback? may be changed
----@field on_close perilune.enet.Callback? may be changed
----@field private _state perilune.enet.State
+---@field on_data perilune.Callback? may be changed
+---@field on_close perilune.Callback? may be changed
 local Peer = {}
 Peer.__index = Peer
 
-local function call(callback, ...)
-  if type(callback) == "string" then callback = commands()[callback] end
-  return callback(...)
-end
-
-local function read_options(declared, given, what)
-  local ok, settings = pcall(options.read, declared, given)
-  if not ok then error(what .. ": " .. tostring(settings), 3) end
-  for _, name in ipairs { "on_open", "on_data", "on_close" } do
-    local callback = settings[name]
-    if callback ~= nil and type(callback) ~= "function" and type(callback) ~= "string" then
-      error(("%s: option %s has to be a function or the name of one"):format(what, name), 3)
-    end
-  end
-  -- What the other kind of host has.
-  settings.max_peers = settings.max_peers or 1
-  settings.max_per_address = settings.max_per_address or 0
-  settings.connect_ms = settings.connect_ms or 10000
-  return settings
-end
-
 local function new_peer(state, id, address, data, callbacks)
   local peer = setmetatable({
-    id = id, data = data, _address = address, _state = state,
+    id = id, data = data, address = address,
     on_data = callbacks.on_data, on_close = callbacks.on_close,
   }, Peer)
   state.peers[id] = peer
@@ -171,19 +147,10 @@ function events.closed(state, id, reason, code)
 end
 
 function events.connected(state, id, address)
-  local peer = state.peers[id]
-  if not peer then return end
-  peer._address = address
-  wake(peer._connecting, true)
+  connecting.connected(state.peers, id, address)
 end
 
-function events.failed(state, id, text)
-  local peer = state.peers[id]
-  if not peer then return end
-  state.peers[id] = nil
-  peer.closed = "failed"
-  wake(peer._connecting, false, text)
-end
+function events.failed(state, id, text) connecting.failed(state.peers, id, text) end
 
 ---@return perilune.enet.State
 local function state_of_service()
@@ -219,7 +186,8 @@ end
 ---@return string? message "127.0.0.1:7001 is in use"
 ---@return string? code "exists" (in use), "invalid" (address), "unavailable", "unsupported"
 function enet.listen(given)
-  local settings = read_options(LISTEN_OPTIONS, given, "enet.listen")
+  local settings = options.read_for("enet.listen", LISTEN_OPTIONS, given)
+  settings.connect_ms = CONNECT_OPTIONS.connect_ms.default -- the native module wants all of them
   local state = state_of_service()
   local id, host, port = network.listen(settings.host, settings.port, settings)
   if not id then return nil, host, port end
@@ -243,7 +211,8 @@ end
 ---@return string? message why not: "timeout", "connection refused", ...
 ---@return string? code "unavailable", "unsupported" (a seeded node), those of dns.resolve
 function enet.connect(host, port, given)
-  local settings = read_options(CONNECT_OPTIONS, given, "enet.connect")
+  local settings = options.read_for("enet.connect", CONNECT_OPTIONS, given)
+  settings.max_peers, settings.max_per_address = 1, 0
   local state = state_of_service()
   if host == "localhost" then host = "127.0.0.1" end -- as in every option "host"
   local addresses, message, code = dns.resolve(host)
@@ -252,11 +221,9 @@ function enet.connect(host, port, given)
   id, message, code = network.connect(ipv4_of(addresses), port, settings, settings.data)
   if not id then return nil, message, code end
   local peer = new_peer(state, id, host, settings.data, settings)
-  peer._connecting = new_token()
-  local connected, why = wait(peer._connecting)
-  peer._connecting = nil
-  if not connected then return nil, why, "unavailable" end
-  if settings.on_open then call(settings.on_open, peer, peer._address, settings.data) end
+  local connected, why, kind = connecting.wait(peer)
+  if not connected then return nil, why, kind end
+  if settings.on_open then call(settings.on_open, peer, peer.address, settings.data) end
   return peer
 end
 
@@ -297,10 +264,6 @@ function Peer:close(code) return network.close(self.id, code) end
 ---@return string? message
 ---@return string? code "dead": it is closed already
 function Peer:abort() return network.abort(self.id) end
-
----The address of the other end; also after it has closed.
----@return string address "127.0.0.1:5000"
-function Peer:address() return self._address end
 
 ---How far the peer is behind.
 ---@return integer bytes that are unsent or unacknowledged

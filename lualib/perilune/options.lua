@@ -8,8 +8,10 @@
 --   function gateway.on_start(given) settings = options.read(gateway.options, given) end
 local options = {}
 
+local callback = require "perilune.callback"
+
 ---@class perilune.Option
----@field type "boolean"|"integer"|"number"|"string"|"table"|"any"
+---@field type "boolean"|"integer"|"number"|"string"|"table"|"callback"|"any"
 ---@field default any
 ---@field min number?
 ---@field max number?
@@ -18,9 +20,12 @@ local options = {}
 ---@field unit string?
 ---@field meaning string
 
+local WANTED = { callback = "a function or the name of one" }
+
 local function has_type(value, wanted)
   if wanted == "any" then return true end
   if wanted == "integer" then return type(value) == "number" and value % 1 == 0 end
+  if wanted == "callback" then return callback.is(value) end
   return type(value) == wanted
 end
 
@@ -38,7 +43,8 @@ end
 
 local function check(name, option, value)
   if not has_type(value, option.type) then
-    refuse(name, option, ("has to be of type %s, but is %s"):format(option.type, tostring(value)))
+    refuse(name, option, ("has to be %s, but is %s"):format(WANTED[option.type] or
+      "of type " .. option.type, tostring(value)))
   end
   if (option.min and value < option.min) or (option.max and value > option.max) then
     refuse(name, option, ("has to be from %s to %s%s, but is %s"):format(option.min or "any",
@@ -72,6 +78,18 @@ function options.read(declared, given)
       settings[name] = option.default
     end
   end
+  return settings
+end
+
+---The same for a function of a library: what it raises names the function and the line that called
+---it.
+---@param name string of the function: "udp.open"
+---@param declared table<string, perilune.Option>
+---@param given table?
+---@return table settings by name
+function options.read_for(name, declared, given)
+  local ok, settings = pcall(options.read, declared, given)
+  if not ok then error(name .. ": " .. settings, 3) end
   return settings
 end
 

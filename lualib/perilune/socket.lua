@@ -15,10 +15,12 @@
 -- ("slow") when 1 MB or 4,096 packets wait for it, or ("stalled") after 10 s without progress.
 -- What can fail returns nil, message, code.
 
+local callback = require "perilune.callback"
+local connecting = require "perilune.connecting"
 local core = require "perilune.core"
 local network = require "perilune.native.socket"
 
-local commands, on_event = core.commands, core.on_event
+local call, on_event = callback.call, core.on_event
 local now = core.native "now"
 local new_token, wait, wake =
   core.native "core_token", core.native "core_wait", core.native "core_wake"
@@ -38,9 +40,6 @@ local UNSUPPORTED = 1003 -- RFC 6455: data of a kind that isn't taken
 ---| "head" # one frame, a head of HTTP; then nothing is read before upgrade()
 ---| "websocket" # after upgrade(): messages
 
----A function, or the name of one of the service's first table: by name a reload takes effect.
----@alias perilune.socket.Callback fun(...: any)|string
-
 ---Why a connection was closed.
 ---@alias perilune.socket.Reason
 ---| "closed" # close() here
@@ -59,12 +58,12 @@ local UNSUPPORTED = 1003 -- RFC 6455: data of a kind that isn't taken
 ---| "stopping" # the node stops
 
 ---@class perilune.socket.Callbacks
----@field on_open perilune.socket.Callback? (connection, address)
----@field on_data perilune.socket.Callback? (connection, data): one frame
----@field on_text perilune.socket.Callback? (connection, text): one text message of a WebSocket;
+---@field on_open perilune.Callback? (connection, address)
+---@field on_data perilune.Callback? (connection, data): one frame
+---@field on_text perilune.Callback? (connection, text): one text message of a WebSocket;
 ---with on_data alone a text closes it (1003)
----@field on_end perilune.socket.Callback? (connection), with half_open: the peer sends no more
----@field on_close perilune.socket.Callback? (connection, reason), once
+---@field on_end perilune.Callback? (connection), with half_open: the peer sends no more
+---@field on_close perilune.Callback? (connection, reason), once
 
 ---@class perilune.socket.Options : perilune.socket.Callbacks
 ---@field framing perilune.socket.Framing? default "raw"
@@ -130,17 +129,12 @@ local socket = {}
 ---@field closed perilune.socket.Reason|"handed over"|"failed"|nil nil while it is open
 ---@field close_code integer? of a WebSocket that its peer has closed; 1005: the peer gave none
 ---@field close_reason string? the same
----@field on_data perilune.socket.Callback? may be changed
----@field on_text perilune.socket.Callback? may be changed
----@field on_close perilune.socket.Callback? may be changed
+---@field on_data perilune.Callback? may be changed
+---@field on_text perilune.Callback? may be changed
+---@field on_close perilune.Callback? may be changed
 ---@field private _state perilune.socket.State
 local Connection = {}
 Connection.__index = Connection
-
-local function call(callback, ...)
-  if type(callback) == "string" then callback = commands()[callback] end
-  return callback(...)
-end
 
 local CALLBACKS = { on_open = true, on_data = true, on_text = true, on_end = true, on_close = true }
 
@@ -151,7 +145,7 @@ local function split_options(options, what)
   local native, callbacks = {}, {}
   for name, value in pairs(options) do
     if CALLBACKS[name] then
-      if type(value) ~= "function" and type(value) ~= "string" then
+      if not callback.is(value) then
         error(what .. ': bad option "' .. name .. '" (function or name of one expected)', 3)
       end
       callbacks[name] = value
@@ -221,11 +215,7 @@ local events = {}
 function events.data(state, id, data)
   local connection = state.connections[id]
   if not connection then return end
-  local on_data = connection.on_data
-  if on_data then
-    if type(on_data) == "string" then on_data = commands()[on_data] end
-    return on_data(connection, data)
-  end
+  if connection.on_data then return call(connection.on_data, connection, data) end
   keep(connection, data)
 end
 
@@ -279,19 +269,10 @@ function events.drained(state, id)
 end
 
 function events.connected(state, id, address)
-  local connection = state.connections[id]
-  if not connection then return end
-  connection.address = address
-  wake(connection._connecting, true)
+  connecting.connected(state.connections, id, address)
 end
 
-function events.failed(state, id, text)
-  local connection = state.connections[id]
-  if not connection then return end
-  state.connections[id] = nil
-  connection.closed = "failed"
-  wake(connection._connecting, false, text)
-end
+function events.failed(state, id, text) connecting.failed(state.connections, id, text) end
 
 ---@return perilune.socket.State
 local function state_of_service()
@@ -369,11 +350,8 @@ function socket.connect(host, port, options)
   local id, message, code = network.connect(host, port, native)
   if not id then return nil, message, code end
   local connection = new_connection(state, id, host, native.framing or "raw", callbacks)
-  local token = new_token()
-  connection._connecting = token
-  local connected, why = wait(token)
-  connection._connecting = nil
-  if not connected then return nil, why, "unavailable" end
+  local connected, why, kind = connecting.wait(connection)
+  if not connected then return nil, why, kind end
   if callbacks.on_open then call(callbacks.on_open, connection, connection.address) end
   return connection
 end

@@ -13,12 +13,13 @@
 -- service's mailbox is full, what arrives is dropped and counted (udp.stats().udp_dropped_full).
 -- What can fail returns nil, message, code.
 
+local callback = require "perilune.callback"
 local core = require "perilune.core"
 local dns = require "perilune.dns"
 local network = require "perilune.native.udp"
 local options = require "perilune.options"
 
-local commands, on_event = core.commands, core.on_event
+local call, on_event = callback.call, core.on_event
 local now = core.native "now"
 local new_token, wait, wake =
   core.native "core_token", core.native "core_wait", core.native "core_wake"
@@ -28,17 +29,12 @@ local MAX_DATAGRAM = 65507
 -- Bytes of a socket without on_data that may wait to be received.
 local MAX_UNREAD = 256 * 1024
 
----A function, or the name of one of the service's first table: by name a reload takes effect.
----@alias perilune.udp.OnData
----| fun(socket: perilune.udp.Socket, data: string, host: string, port: integer)
----| string
-
 ---@class perilune.udp.Options
 ---@field host string? an address, "localhost", or "*" for all of both families; default "127.0.0.1"
 ---@field port integer? default 0: the system chooses
 ---@field max_datagram integer? bytes; larger ones that come are dropped; default 65507
 ---@field broadcast boolean? may send to broadcast addresses
----@field on_data perilune.udp.OnData? called with each datagram
+---@field on_data perilune.Callback? (socket, data, host, port): each datagram
 
 ---@class perilune.udp
 local udp = {}
@@ -49,7 +45,7 @@ local OPEN_OPTIONS = {
   max_datagram = { type = "integer", default = MAX_DATAGRAM, min = 1, max = MAX_DATAGRAM,
     unit = "bytes", meaning = "the largest that is taken" },
   broadcast = { type = "boolean", default = false, meaning = "may send to broadcast addresses" },
-  on_data = { type = "any", meaning = "called with each datagram" },
+  on_data = { type = "callback", meaning = "called with each datagram" },
 }
 local CONNECT_OPTIONS = {
   max_datagram = OPEN_OPTIONS.max_datagram, broadcast = OPEN_OPTIONS.broadcast,
@@ -66,7 +62,7 @@ local CONNECT_OPTIONS = {
 ---@field port integer the port it has, also when the system chose
 ---@field closed boolean? true after close()
 ---@field dropped integer datagrams dropped because nobody received them
----@field on_data perilune.udp.OnData? may be changed
+---@field on_data perilune.Callback? may be changed
 ---@field private _state perilune.udp.State
 local Socket = {}
 Socket.__index = Socket
@@ -108,26 +104,14 @@ local function state_of_service()
   on_event("udp", function(id, _, data, host, port)
     local socket = state.sockets[id]
     if not socket then return end
-    local on_data = socket.on_data
-    if not on_data then return keep(socket, data, host, port) end
-    if type(on_data) == "string" then on_data = commands()[on_data] end
-    return on_data(socket, data, host, port)
+    if not socket.on_data then return keep(socket, data, host, port) end
+    return call(socket.on_data, socket, data, host, port)
   end)
   network.set_state(state)
   return state
 end
 
 -- Opening ---------------------------------------------------------------------------------------
-
-local function read_options(declared, given, what)
-  local ok, settings = pcall(options.read, declared, given)
-  if not ok then error(what .. ": " .. tostring(settings), 3) end
-  local on_data = settings.on_data
-  if on_data ~= nil and type(on_data) ~= "function" and type(on_data) ~= "string" then
-    error(what .. ": option on_data has to be a function or the name of one", 3)
-  end
-  return settings
-end
 
 local function new_socket(settings, id, host, port)
   local state = state_of_service()
@@ -145,7 +129,7 @@ end
 ---@return string? message "127.0.0.1:7000 is in use"
 ---@return string? code "exists" (in use), "invalid" (address), "unavailable", "unsupported"
 function udp.open(given)
-  local settings = read_options(OPEN_OPTIONS, given, "udp.open")
+  local settings = options.read_for("udp.open", OPEN_OPTIONS, given)
   state_of_service()
   local id, host, port =
     network.open(settings.host, settings.port, settings.max_datagram, settings.broadcast)
@@ -162,7 +146,7 @@ end
 ---@return string? message
 ---@return string? code "unavailable", "unsupported" (a seeded node), those of dns.resolve
 function udp.connect(host, port, given)
-  local settings = read_options(CONNECT_OPTIONS, given, "udp.connect")
+  local settings = options.read_for("udp.connect", CONNECT_OPTIONS, given)
   if host == "localhost" then host = "127.0.0.1" end -- as in every option "host"
   local addresses, message, code = dns.resolve(host)
   if not addresses then return nil, message, code end

@@ -17,6 +17,7 @@
 -- What can fail returns nil, message, code; options that can't be are raised.
 local websocket = {}
 
+local callback = require "perilune.callback"
 local core = require "perilune.core"
 local crypto = require "perilune.crypto"
 local http = require "perilune.http"
@@ -25,7 +26,7 @@ local native = require "perilune.native.http"
 local socket = require "perilune.socket"
 local url = require "perilune.http.url"
 
-local commands, now = core.commands, core.native "now"
+local call, now = callback.call, core.native "now"
 
 local VERSION = "13"
 local MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11" -- RFC 6455, 1.3
@@ -34,13 +35,10 @@ local ABNORMAL = 1006
 -- The code of a connection that ended by itself, by the engine's reason.
 local CODES = { malformed = 1002, too_large = 1009, stopping = 1001, closed = 1000 }
 
----A function, or the name of one of the service's first table: by name a reload takes effect.
----@alias perilune.websocket.Callback fun(...: any)|string
-
 ---@class perilune.websocket.Callbacks
----@field on_open perilune.websocket.Callback? (connection, request): a server's connection is open
----@field on_message perilune.websocket.Callback? (connection, data, is_text)
----@field on_close perilune.websocket.Callback? (connection, code, reason), once; 1006: without a
+---@field on_open perilune.Callback? (connection, request): a server's connection is open
+---@field on_message perilune.Callback? (connection, data, is_text)
+---@field on_close perilune.Callback? (connection, code, reason), once; 1006: without a
 ---close frame, 1005: with one that has no code
 
 ---@class perilune.websocket.AcceptOptions : perilune.websocket.Callbacks
@@ -82,21 +80,16 @@ local CODES = { malformed = 1002, too_large = 1009, stopping = 1001, closed = 10
 ---@field protocol string? the subprotocol agreed on
 ---@field path string of the URL
 ---@field closed boolean
----@field on_message perilune.websocket.Callback? may be changed
----@field on_close perilune.websocket.Callback? may be changed
+---@field on_message perilune.Callback? may be changed
+---@field on_close perilune.Callback? may be changed
 local Connection = {}
 Connection.__index = Connection
 
-local function call(callback, ...)
-  if type(callback) == "string" then callback = commands()[callback] end
-  return callback(...)
-end
-
 -- Has the messages of a connection call on_message, from now on.
-local function set_message(self, callback)
-  rawset(self, "_on_message", callback)
+local function set_message(self, on_message)
+  rawset(self, "_on_message", on_message)
   local below = self.socket
-  if not callback then
+  if not on_message then
     below.on_data, below.on_text = nil, nil
     return
   end
@@ -246,10 +239,10 @@ end
 
 local function check_callbacks(options, what)
   for _, name in ipairs { "on_open", "on_message", "on_close" } do
-    local kind = type(options[name])
-    if kind ~= "nil" and kind ~= "function" and kind ~= "string" then
+    local given = options[name]
+    if given ~= nil and not callback.is(given) then
       error(("%s: %s has to be a function, or the name of one, not a %s"):format(what, name,
-        kind), 3)
+        type(given)), 3)
     end
   end
   local most = options.max_message

@@ -1,5 +1,7 @@
--- The small libraries under the services: perilune.limits, perilune.options, perilune.test.
+-- The small libraries under the services: perilune.limits, perilune.options, perilune.callback,
+-- perilune.test.
 local perilune = require "perilune"
+local callback = require "perilune.callback"
 local limits = require "perilune.limits"
 local options = require "perilune.options"
 local test = require "perilune.test"
@@ -53,6 +55,26 @@ test("limits go by address, in IPv6 by network", function()
   } do
     test.equal(limits.address(address), wanted, address)
   end
+end)
+
+function test.join(...) return table.concat({ ... }, " ") end
+
+test("a callback is a function, or the name of one of the service", function()
+  test.equal(callback.call(math.max, 1, 3), 3)
+  test.equal(callback.call("join", "a", "b"), "a b")
+  test.raises(function() callback.call "vanished" end, '^there is no function "vanished"$')
+  for _, value in ipairs { print, "join" } do test.ok(callback.is(value)) end
+  for _, value in ipairs { 1, {}, true } do test.ok(not callback.is(value)) end
+  test.ok(not callback.is(nil))
+end)
+
+test("options of a function are refused with its name, at the line that called it", function()
+  local declared = { on_data = { type = "callback", meaning = "called with each frame" } }
+  local function open(given) return (options.read_for("socket.open", declared, given)) end
+  test.equal(open { on_data = "on_frame" }, { on_data = "on_frame" })
+  test.raises(function() open { on_data = 7 } end, "library_test%.lua:%d+: socket%.open: option " ..
+    "on_data has to be a function or the name of one, but is 7 %(called with each frame%)$")
+  test.raises(function() open(7) end, "socket%.open: options are a table")
 end)
 
 test("options have defaults and limits", function()

@@ -3,14 +3,11 @@
 -- segment comes before a parameter, that before the rest ("*").
 local routes = {}
 
+local callback = require "perilune.callback"
 local url = require "perilune.http.url"
 
----A function (request, response), or the name of one of the service's first table: by name a reload
----takes effect.
----@alias perilune.http.Handler function|string
-
 ---@class perilune.http.Route
----@field handler perilune.http.Handler
+---@field handler perilune.Callback (request, response)
 ---@field max_body integer? of its requests, in bytes
 ---@field handler_ms integer? how long it may take
 
@@ -51,8 +48,7 @@ end
 
 local function read_route(key, value)
   local route = type(value) == "table" and value or { handler = value }
-  local kind = type(route.handler)
-  if kind ~= "function" and kind ~= "string" then
+  if not callback.is(route.handler) then
     error(("route %q: a function, or the name of one, expected as its handler"):format(key), 0)
   end
   return route
@@ -81,7 +77,7 @@ end
 
 ---Adds a route. Raises when it can't be one, or is there already.
 ---@param key string "GET /users/:id", "GET /files/*path", or "/path" for all methods
----@param value perilune.http.Route|perilune.http.Handler
+---@param value perilune.http.Route|perilune.Callback
 function Tree:add(key, value)
   local method, path = read_key(key)
   local node, names = grow(self._root, key, path)
@@ -107,7 +103,7 @@ local function find(node, segments, index, values)
   return node.rest
 end
 
----The methods that a node has, for the header Allow.
+-- The methods that a node has, for the header Allow.
 local function list_methods(methods)
   local list = { "OPTIONS" }
   for method in pairs(methods) do
@@ -139,7 +135,7 @@ function Tree:find(method, path)
 end
 
 ---A tree of routes. Raises for what can't be one.
----@param given table<string, perilune.http.Route|perilune.http.Handler>?
+---@param given table<string, perilune.http.Route|perilune.Callback>?
 ---@return perilune.http.Tree
 function routes.new(given)
   local tree = setmetatable({ _root = { literals = {} } }, Tree)

@@ -2,6 +2,7 @@
 -- Connections of an HTTP server: a task for each reads requests, one for each request answers.
 local server = {}
 
+local callback = require "perilune.callback"
 local core = require "perilune.core"
 local files = require "perilune.http.files"
 local message = require "perilune.http.message"
@@ -12,7 +13,7 @@ local routes = require "perilune.http.routes"
 local socket = require "perilune.socket"
 local url = require "perilune.http.url"
 
-local now, commands = core.native "now", core.commands
+local now = core.native "now"
 local new_token, wait, wake, watch =
   core.native "core_token", core.native "core_wait", core.native "core_wake",
   core.native "core_watch"
@@ -21,8 +22,8 @@ local new_token, wait, wake, watch =
 ---@field host string? as of socket.listen; default "127.0.0.1"
 ---@field port integer? default 0: the system chooses
 ---@field tls perilune.socket.TlsOptions? certificate and key
----@field routes table<string, perilune.http.Route|perilune.http.Handler>? "GET /users/:id" = f
----@field on_request perilune.http.Handler? for what no route takes; default: 404
+---@field routes table<string, perilune.http.Route|perilune.Callback>? "GET /users/:id" = f
+---@field on_request perilune.Callback? for what no route takes; default: 404
 ---@field static table<string, string|perilune.http.Mount>? path = folder below the data folder
 ---@field max_body integer? bytes of a request's body; default 1 MB
 ---@field max_bodies integer? bytes of the bodies of all requests that are under way, then 503;
@@ -271,12 +272,7 @@ end
 -- In a task of its own, so that one that never ends doesn't take the connection with it.
 local function run_handler(token, handler, request, response)
   watch(token)
-  if type(handler) == "string" then
-    local found = commands()[handler]
-    if not found then return wake(token, false, ("there is no function %q"):format(handler)) end
-    handler = found
-  end
-  local ok, body, also, headers = xpcall(handler, traceback, request, response)
+  local ok, body, also, headers = xpcall(callback.call, traceback, handler, request, response)
   if not ok and request._upgraded then fail_upgraded(request, body) end
   wake(token, ok, body, also, headers)
 end
@@ -447,7 +443,7 @@ local function check_option(name, value)
   end
   local kind = type(value)
   local wanted = option[1]
-  local good = kind == wanted or (wanted == "handler" and (kind == "function" or kind == "string"))
+  local good = kind == wanted or (wanted == "handler" and callback.is(value))
   if not good or (kind == "number" and (value < 0 or value % 1 ~= 0)) then
     error(("http.listen: %s can't be %s: %s expected"):format(name, tostring(value),
       wanted == "number" and "a whole number" or wanted), 4)
