@@ -8,23 +8,10 @@
 -- http.request look names up by themselves.
 local dns = {}
 
-local core = require "perilune.core"
+local blocking = require "perilune.blocking"
 local native = require "perilune.native.dns"
 
 local LIMIT_MS = 5000
-
--- What the native function returned, or nothing when the node stops.
-local function finish(name, code, ...)
-  if code == "" then return { ... } end
-  return nil, ("%s: %s"):format(name, code and (...) or "the node stops"), code or "unavailable"
-end
-
-local function answer(name, ok, ...)
-  if ok then return finish(name, ...) end
-  local failure = ...
-  if type(failure) ~= "table" then error(failure, 0) end
-  return nil, ("%s: %s"):format(name, failure.message), failure.code
-end
 
 ---Looks a name up. An address is its own.
 ---@async
@@ -38,8 +25,9 @@ function dns.resolve(name, timeout_ms)
   if type(name) ~= "string" then
     error("dns.resolve: a name expected, got " .. type(name), 2)
   end
-  local limit = timeout_ms or LIMIT_MS
-  return answer(name, pcall(core.finish, native.resolve(name, limit)))
+  local addresses = { blocking.finish(native.resolve(name, timeout_ms or LIMIT_MS)) }
+  if addresses[1] then return addresses end
+  return nil, ("%s: %s"):format(name, addresses[2]), addresses[3]
 end
 
 return dns

@@ -9,20 +9,11 @@
 -- The work runs on threads of the blocking pool, so that no worker waits.
 local password = {}
 
-local core = require "perilune.core"
+local blocking = require "perilune.blocking"
 local native = require "perilune.native.password"
 
 -- A full pool of one thread has 256 before this one.
 local LIMIT_MS = 30000
-
-local function finish(ok, code, ...)
-  if not ok then
-    if type(code) ~= "table" then error(code, 0) end
-    return nil, code.message, code.code
-  end
-  if code == "" then return (...) end
-  return nil, code and (...) or "the node stops", code or "unavailable"
-end
 
 ---Hashes a password with a salt of its own.
 ---@async
@@ -32,7 +23,7 @@ end
 ---@return string? message
 ---@return string? code "overloaded" (256 jobs wait already), "timeout", "unavailable" (no memory)
 function password.hash(text, timeout_ms)
-  return finish(pcall(core.finish, native.hash(text, timeout_ms or LIMIT_MS)))
+  return blocking.finish(native.hash(text, timeout_ms or LIMIT_MS))
 end
 
 ---Whether a password is the one of a hash. It takes as long whether it is or not.
@@ -46,7 +37,7 @@ end
 ---@return string? code "overloaded", "timeout", "unavailable", "invalid" (not such a hash)
 function password.verify(text, hash, timeout_ms)
   local answer, message, code =
-    finish(pcall(core.finish, native.verify(text, hash, timeout_ms or LIMIT_MS)))
+    blocking.finish(native.verify(text, hash, timeout_ms or LIMIT_MS))
   if not answer then return nil, message, code end
   return answer == "right"
 end
