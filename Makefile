@@ -56,7 +56,7 @@ TEST_SOURCES := $(wildcard test/core/*.cpp test/net/*.cpp test/embed/*.cpp)
 PROGRAM_SOURCES := $(wildcard examples/*/*.cpp)
 BENCH_SOURCES := $(wildcard test/bench/*.cpp)
 FUZZ_SOURCES := $(wildcard test/fuzz/*.cpp)
-LUA_TESTS := $(wildcard test/lua test/service test/regress examples)
+LUA_TESTS := $(wildcard test/lua test/data test/service test/regress examples)
 
 object = $(patsubst %.cpp,$(B)/obj/%.o,$(1))
 SOURCES := $(LIBRARY_SOURCES) $(MAIN_SOURCES) $(TEST_SOURCES) $(PROGRAM_SOURCES) $(BENCH_SOURCES) \
