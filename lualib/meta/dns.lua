@@ -1,7 +1,7 @@
 ---@meta perilune.native.dns
 
--- Look-ups by the system, for lualib/perilune/dns.lua, which is what services use. What this returns
--- goes through blocking.finish().
+-- Look-ups by the system, for lualib/perilune/dns.lua, which is what services use. What this
+-- returns goes through blocking.finish().
 
 ---@class perilune.native.dns
 local native = {}

@@ -1,6 +1,6 @@
 ---@class perilune.blocking
--- What work on the blocking pool has come to: for libraries over native functions that answer with a
--- code ("" is success) and values. Look-ups of names and hashes of passwords are such work.
+-- What work on the blocking pool has come to: for libraries over native functions that answer with
+-- a code ("" is success) and values. Look-ups of names and hashes of passwords are such work.
 local blocking = {}
 
 local finish = require("perilune.core").finish

@@ -80,8 +80,8 @@ function listeners.close()
   for _, entry in ipairs(running) do entry.server:close() end
 end
 
----@return table[] listeners kind, port, whether it has TLS or encrypts, and by which key, of each in
----the order of the option
+---@return table[] listeners kind, port, whether it has TLS or encrypts, and by which key, of each
+---in the order of the option
 function listeners.list()
   local list = {}
   for index, entry in ipairs(running) do

@@ -2,7 +2,6 @@
 -- process of its own on a port of the loopback interface, with a data folder that goes with it.
 -- servers/launch says what they are told.
 
-local perilune = require "perilune"
 local test = require "perilune.test"
 
 local servers = {}

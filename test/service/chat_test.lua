@@ -155,7 +155,8 @@ test("bots chat and lose nothing, by TCP and encrypted", function()
       test.equal(result.echo.count, 0)
     end
     for _, url in ipairs { "tcp+encrypted://127.0.0.1", "tcp+x://a:1", "tcp://a:0" } do
-      local result = perilune.call_within(20000, handle, "run", { url = url, count = 1, seconds = 0.1 })
+      local result = perilune.call_within(20000, handle, "run",
+        { url = url, count = 1, seconds = 0.1 })
       test.equal(result.ok, false, url)
     end
     perilune.stop(handle)
