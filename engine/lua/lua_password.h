@@ -1,8 +1,7 @@
 // perilune.native.password: hashes of passwords, for lualib/perilune/password.lua.
 //
-// Purpose:   argon2id, which takes tens of milliseconds by design, on a thread of the blocking pool.
-// Threads:   the worker that runs the VM; the hashing on the pool's thread.
-// Ownership: none.
+// Purpose:   argon2id, which takes tens of milliseconds by design, on a thread of the blocking
+// pool. Threads:   the worker that runs the VM; the hashing on the pool's thread. Ownership: none.
 #pragma once
 
 #include "lua.hpp"
