@@ -125,6 +125,19 @@ for _, connections in ipairs(CONNECTIONS) do
       { CONNECTIONS = 10, SECONDS = 0.2 })
   end
 end
+-- The encryption of our own, beside the same without.
+for _, depth in ipairs { 1, 16 } do
+  for _, encrypt in ipairs { 0, 1 } do
+    local name = ("W5_%s_d%d"):format(encrypt == 1 and "encrypted" or "plain", depth)
+    local env = {
+      NAME = name, MODE = "echo", CONNECTIONS = 100, SIZE = 64, DEPTH = depth, ENCRYPT = encrypt,
+    }
+    jobs[#jobs + 1] = {
+      name = name, script = "w5", loaded = true, threads = 1, env = env,
+      smoke = { CONNECTIONS = 10, SECONDS = 0.2 },
+    }
+  end
+end
 for _, connections in ipairs { 2000, 10000 } do
   local few = { CONNECTIONS = 20, SECONDS = 0.2 }
   add_server(("W6_window_%d"):format(connections), "w6", "echo_asio broadcast",
@@ -254,6 +267,13 @@ for _, connections in ipairs(CONNECTIONS) do
     { lower = true, factor = 2 })
   server("W5 ... rate", "messages/s", prefix:format(16) .. "rate",
     connections == 100 and { target = 700e3 } or {})
+end
+for _, depth in ipairs { 1, 16 } do
+  local result = ("W5_encrypted_d%d_cpu"):format(depth)
+  figures[#figures + 1] = {
+    name = ("W5 encrypted, depth %d, 100 conn."):format(depth), unit = "CPU s/1M", lower = true,
+    isolated = result, reference = { result:gsub("encrypted", "plain"), "plain" },
+  }
 end
 for _, connections in ipairs { 2000, 10000 } do
   local many = ("%d conn."):format(connections)

@@ -4,6 +4,7 @@
 //
 //   BENCH_WIRE         frames: [u16 big-endian length][payload], the default
 //                      json, buf: packets of the client protocol, to a service that echoes
+//   BENCH_ENCRYPT      1: connections have the encryption of docs/protocol.md
 //   BENCH_LOGIN        1: each connection says hello and logs in as a guest first
 //   BENCH_MODE         echo: each connection keeps BENCH_DEPTH frames in flight
 //                      broadcast: what connection 0 sends comes to all; BENCH_RATE a second, or,
@@ -31,10 +32,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <memory>
 #include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "net/encryption.h"
 
 namespace {
 
@@ -221,6 +225,8 @@ struct Connection {
     int descriptor = -1;
     std::string in;
     std::string out;
+    std::unique_ptr<perilune::SecureStream> secure;  // null: plain
+    std::string sealed;                              // what was `out`, as it has to be sent
     std::uint64_t sent = 0;
     std::uint64_t received = 0;
     bool waits_for_room = false;
@@ -251,6 +257,8 @@ class Load {
     template <typename Visit>
     bool wait(int timeout_ms, Visit visit);
     void log_in(int descriptor, std::size_t index);
+    void begin_encryption(Connection& connection);
+    std::string& to_send(Connection& connection);
     bool measure(std::int64_t now);
     void count(std::int64_t sent_ns);
     void report(const char* unit, double seconds);
@@ -269,6 +277,9 @@ class Load {
     std::uint64_t counted_ = 0;
     std::vector<float> latencies_us_;
     std::vector<char> buffer_ = std::vector<char>(1 << 18);
+    std::vector<char> opened_ = std::vector<char>(buffer_.size() + 64 * 1024);
+    perilune::SystemRandom random_;
+    std::shared_ptr<const perilune::SecureContext> encryption_;
 };
 
 void Load::connect_all() {
@@ -284,9 +295,10 @@ void Load::connect_all() {
         }
         const int on = 1;
         setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        connections_[i].descriptor = descriptor;
+        if (setting("BENCH_ENCRYPT", 0) != 0) begin_encryption(connections_[i]);
         if (setting("BENCH_LOGIN", 0) != 0) log_in(descriptor, i);
         fcntl(descriptor, F_SETFL, O_NONBLOCK);
-        connections_[i].descriptor = descriptor;
         epoll_event event{};
         event.events = EPOLLIN;
         event.data.u64 = i;
@@ -321,19 +333,46 @@ void Load::log_in(int descriptor, std::size_t index) {
     }
 }
 
+// Exchanges the hellos.
+void Load::begin_encryption(Connection& c) {
+    if (encryption_ == nullptr) encryption_ = perilune::EncryptionContext::client({}).value();
+    c.secure = encryption_->open("", random_);
+    const std::string& hello = to_send(c);
+    if (send(c.descriptor, hello.data(), hello.size(), MSG_NOSIGNAL) < 0) fail("send");
+    c.sealed.clear();
+    char answer[kHeader + perilune::kServerHelloSize];
+    if (recv(c.descriptor, answer, sizeof answer, MSG_WAITALL) != sizeof answer) fail("no hello");
+    c.secure->feed({answer, sizeof answer});
+    if (c.secure->handshake() != perilune::SecureStream::Outcome::ok) fail("no handshake");
+}
+
+// What the socket gets of what was written.
+std::string& Load::to_send(Connection& c) {
+    if (c.secure == nullptr) return c.out;
+    if (!c.out.empty() && !c.secure->write(c.out)) fail("encryption");
+    c.out.clear();
+    iovec piece;
+    while (c.secure->out().gather(&piece, 1) == 1) {
+        c.sealed.append(static_cast<const char*>(piece.iov_base), piece.iov_len);
+        c.secure->out().consume(piece.iov_len);
+    }
+    return c.sealed;
+}
+
 void Load::flush(std::size_t index) {
     Connection& c = connections_[index];
+    std::string& out = to_send(c);
     std::size_t done = 0;
-    while (done < c.out.size()) {
+    while (done < out.size()) {
         const ssize_t sent =
-            ::send(c.descriptor, c.out.data() + done, c.out.size() - done, MSG_NOSIGNAL);
+            ::send(c.descriptor, out.data() + done, out.size() - done, MSG_NOSIGNAL);
         if (sent < 0 && errno == EAGAIN) break;
         if (sent < 0) fail("send");
         done += static_cast<std::size_t>(sent);
     }
-    c.out.erase(0, done);
-    if (c.waits_for_room == !c.out.empty()) return;
-    c.waits_for_room = !c.out.empty();
+    out.erase(0, done);
+    if (c.waits_for_room == !out.empty()) return;
+    c.waits_for_room = !out.empty();
     epoll_event event{};
     event.events = EPOLLIN | (c.waits_for_room ? EPOLLOUT : 0u);
     event.data.u64 = index;
@@ -346,7 +385,14 @@ void Load::read(std::size_t index, Visit visit) {
     const ssize_t count = recv(c.descriptor, buffer_.data(), buffer_.size(), 0);
     if (count < 0 && errno == EAGAIN) return;
     if (count <= 0) fail("the server has closed a connection");
-    c.in.append(buffer_.data(), static_cast<std::size_t>(count));
+    std::string_view bytes(buffer_.data(), static_cast<std::size_t>(count));
+    if (c.secure != nullptr) {
+        c.secure->feed(bytes);
+        const auto plain = c.secure->read(opened_.data(), opened_.size());
+        if (plain.then != perilune::SecureStream::Outcome::dry) fail("decryption");
+        bytes = {opened_.data(), plain.count};
+    }
+    c.in.append(bytes);
     std::string_view left = c.in;
     while (left.size() >= kHeader) {
         const std::size_t size = wire_.frame_size(left);

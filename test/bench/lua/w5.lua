@@ -6,7 +6,8 @@ local w5 = {}
 
 function w5.on_start()
   local listener = assert(socket.listen {
-    framing = "u16be", backlog = 4096, max_connections = 100000,
+    framing = "u16be", backlog = 4096, max_connections = 100000, max_handshakes = 0,
+    encrypt = os.getenv "BENCH_ENCRYPT" == "1",
     on_data = function(connection, data) connection:write(data) end,
   })
   io.stdout:write("READY ", listener.port, "\n")
