@@ -7,11 +7,14 @@
 #include <future>
 #include <thread>
 
+#include "../eventually.h"
 #include "core/cycles.h"
 #include "no_threads.h"
 
 namespace perilune {
 namespace {
+
+using test::eventually;
 
 // An actor that does what a test says.
 class Scripted final : public Actor {
@@ -46,16 +49,6 @@ class KernelTest : public ::testing::Test {
         const Handle handle = kernel->add_service(cell, nullptr).value();
         kernel->launch(cell);
         return {handle, cell, scripted};
-    }
-
-    // Waits until `condition`, up to ten seconds.
-    static bool eventually(const std::function<bool()>& condition) {
-        const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-        while (!condition()) {
-            if (std::chrono::steady_clock::now() > end) return false;
-            std::this_thread::sleep_for(std::chrono::milliseconds(1));
-        }
-        return true;
     }
 
     PostResult send(Handle to, std::uint64_t session = 0, Handle from = {},

@@ -15,7 +15,6 @@
 #include <asio/io_context.hpp>
 #include <asio/post.hpp>
 #include <chrono>
-#include <condition_variable>
 #include <cstdlib>
 #include <fstream>
 #include <functional>
@@ -25,12 +24,14 @@
 #include <thread>
 #include <vector>
 
+#include "event_service.h"
 #include "net/system_transport.h"
 
 namespace perilune {
 namespace {
 
 using namespace std::chrono_literals;
+using test::eventually;
 
 // A blocking client socket.
 class Client {
@@ -121,136 +122,36 @@ struct Event {
     std::uint64_t session;
 };
 
-// A service that writes down what happens and may react to it.
-class Service {
+class Service : public test::EventService<Event> {
   public:
-    using Reaction = std::function<void(const Event&)>;
-
     Service(Kernel& kernel, Network& network, Reaction reaction = {})
-        : kernel_(kernel), network_(network), reaction_(std::move(reaction)) {
-        auto actor = std::make_unique<Receiver>(*this);
-        cell_ = kernel.create_cell(std::move(actor));
-        handle = kernel.add_service(cell_, nullptr).value();
-        kernel.launch(cell_);
+        : EventService(
+              kernel,
+              [&network](MessagePtr& message) -> std::optional<Event> {
+                  if (message->kind != MessageKind::socket || !network.admit(message)) return {};
+                  return Event{static_cast<SocketEvent>(message->detail), ConnectionId{message->id},
+                               std::string(message->payload()), message->session};
+              },
+              [&network](Handle service) { network.release_owner(service); }, std::move(reaction)) {
     }
 
-    Handle handle;
-
-    // Stops handling messages until release(): its mailbox fills.
-    void hold() {
-        const std::lock_guard lock(mutex_);
-        held_ = true;
-    }
-    void release() {
-        const std::lock_guard lock(mutex_);
-        held_ = false;
-        changed_.notify_all();
-    }
-    // Dies with the next message, and posts itself one.
-    void die() {
-        dying_.store(true);
-        MessagePtr message = make_message(MessageKind::send, handle, {}, 0);
-        (void)kernel_.post(message);
-        while (kernel_.registry().alive(handle)) std::this_thread::sleep_for(1ms);
-    }
-
-    std::vector<Event> events() {
-        const std::lock_guard lock(mutex_);
-        return events_;
-    }
-    std::size_t count(SocketEvent kind, ConnectionId id = {}) {
-        const std::lock_guard lock(mutex_);
-        return count_locked(kind, id);
-    }
-    // Waits until `n` events of that kind have come.
-    bool wait(SocketEvent kind, std::size_t n = 1, std::chrono::milliseconds limit = 8s) {
-        std::unique_lock lock(mutex_);
-        return changed_.wait_for(lock, limit, [&] { return count_locked(kind, {}) >= n; });
-    }
-    Event last(SocketEvent kind) {
-        const std::lock_guard lock(mutex_);
-        for (auto event = events_.rbegin(); event != events_.rend(); ++event) {
-            if (event->event == kind) return *event;
-        }
-        return {};
-    }
+    // All that has come, of all connections.
     std::string data() {
-        const std::lock_guard lock(mutex_);
         std::string all;
-        for (const Event& event : events_) {
+        for (const Event& event : events()) {
             if (event.event == SocketEvent::data) all += event.data;
         }
         return all;
     }
-
-  private:
-    class Receiver final : public Actor {
-      public:
-        explicit Receiver(Service& service) : service_(service) {}
-        void receive(MessagePtr message) override { service_.receive(std::move(message)); }
-
-      private:
-        Service& service_;
-    };
-
-    void receive(MessagePtr message) {
-        {
-            std::unique_lock lock(mutex_);
-            changed_.wait(lock, [&] { return !held_; });
-        }
-        if (dying_.load()) {
-            network_.release_owner(handle);
-            (void)kernel_.remove_service(handle);
-            cell_->finished = true;
-            return;
-        }
-        if (message->kind != MessageKind::socket || !network_.admit(message)) return;
-        const Event event{static_cast<SocketEvent>(message->detail), ConnectionId{message->id},
-                          std::string(message->payload()), message->session};
-        if (reaction_) reaction_(event);
-        const std::lock_guard lock(mutex_);
-        events_.push_back(event);
-        changed_.notify_all();
-    }
-    std::size_t count_locked(SocketEvent kind, ConnectionId id) {
-        std::size_t count = 0;
-        for (const Event& event : events_) {
-            count += event.event == kind && (!id || event.id == id) ? 1 : 0;
-        }
-        return count;
-    }
-
-    Kernel& kernel_;
-    Network& network_;
-    Reaction reaction_;
-    ActorCell* cell_ = nullptr;
-    std::atomic<bool> dying_{false};
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::vector<Event> events_;  // guarded by mutex_
-    bool held_ = false;          // guarded by mutex_
 };
 
 class NetworkTest : public testing::Test {
   protected:
     NetworkTest() {
-        LogOptions quiet;
-        quiet.descriptor = -1;
-        log_ = std::move(Log::open(quiet).value());
-        KernelOptions options;
-        options.workers = 2;
-        kernel_ =
-            std::make_unique<Kernel>(options, Kernel::Environment{clock_, random_, *log_, nullptr});
-        network_ = std::make_unique<Network>(*kernel_,
-                                             std::make_unique<SystemTransport>(kernel_->poller()));
         EXPECT_TRUE(network_->start().ok());
         EXPECT_TRUE(kernel_->start().ok());
     }
-    ~NetworkTest() override {
-        kernel_->stop();
-        network_.reset();
-        kernel_.reset();
-    }
+    ~NetworkTest() override { kernel_->stop(); }
 
     Network& network() { return *network_; }
     const NetworkCounters& counters() { return network_->counters(); }
@@ -275,25 +176,14 @@ class NetworkTest : public testing::Test {
         listener_ = id.value();
         return network().listener_address(id.value()).value().port;
     }
-    template <typename Condition>
-    bool eventually(Condition condition, std::chrono::milliseconds limit = 8s) {
-        const auto end = std::chrono::steady_clock::now() + limit;
-        while (!condition()) {
-            if (std::chrono::steady_clock::now() > end) return false;
-            std::this_thread::sleep_for(1ms);
-        }
-        return true;
-    }
     bool all_closed() {
         return eventually([&] { return counters().open.load() == 0; });
     }
 
-    RealClock clock_;
-    SystemRandom random_;
-    std::unique_ptr<Log> log_;
-    std::unique_ptr<Kernel> kernel_;
-    std::unique_ptr<Network> network_;
     std::vector<std::unique_ptr<Service>> services_;
+    test::QuietKernel kernel_;
+    std::unique_ptr<Network> network_ =
+        std::make_unique<Network>(*kernel_, std::make_unique<SystemTransport>(kernel_->poller()));
     ListenerId listener_;
 };
 
@@ -751,7 +641,7 @@ TEST_F(NetworkTest, reading_pauses_at_64_kb_undelivered) {
     std::this_thread::sleep_for(300ms);
     EXPECT_LE(counters().bytes_in.load(), 3u * 64 * 1024);
     // Another connection is none of its concern.
-    server.release();
+    server.resume();
     ASSERT_TRUE(server.wait(SocketEvent::data, 4000, 20s));
     sender.join();
     EXPECT_EQ(server.data().size(), 4000u * 1000u);
@@ -771,7 +661,7 @@ TEST_F(NetworkTest, reading_pauses_while_the_owners_mailbox_is_half_full) {
     EXPECT_TRUE(eventually([&] { return counters().frames_in.load() > 30'000u; }));
     std::this_thread::sleep_for(100ms);  // what would come if it didn't pause
     EXPECT_LE(counters().frames_in.load(), 33'500u);
-    server.release();
+    server.resume();
     EXPECT_TRUE(server.wait(SocketEvent::data, 60'000, 20s));
     EXPECT_EQ(server.count(SocketEvent::data), 60'000u);
 }
@@ -788,7 +678,7 @@ TEST_F(NetworkTest, those_that_wait_for_room_in_a_mailbox_are_not_all_woken_for_
     for (std::size_t i = 0; i < kFrames; ++i) burst += packet("tiny");
     for (auto& client : clients) client->send(burst);
     EXPECT_TRUE(eventually([&] { return counters().frames_in.load() > 30'000u; }));
-    server.release();
+    server.resume();
     EXPECT_TRUE(server.wait(SocketEvent::data, kClients * kFrames, 20s));
     // Each may have to wait once, and one more each time the room is used up.
     EXPECT_LE(counters().read_pauses.load(), 2 * kClients);

@@ -8,17 +8,18 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <condition_variable>
-#include <functional>
 #include <random>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "event_service.h"
+
 namespace perilune {
 namespace {
 
 using namespace std::chrono_literals;
+using test::eventually;
 
 // A blocking client socket.
 class Client {
@@ -64,126 +65,26 @@ struct Event {
     std::string data() const { return payload.substr(sizeof(PackedAddress)); }
 };
 
-// A service that writes down what happens and may react to it.
-class Service {
+class Service : public test::EventService<Event> {
   public:
-    using Reaction = std::function<void(const Event&)>;
-
     Service(Kernel& kernel, Udp& udp, Reaction reaction)
-        : kernel_(kernel), udp_(udp), reaction_(std::move(reaction)) {
-        cell_ = kernel.create_cell(std::make_unique<Receiver>(*this));
-        handle = kernel.add_service(cell_, nullptr).value();
-        kernel.launch(cell_);
-    }
-
-    Handle handle;
-
-    // Stops handling messages until release(): its mailbox fills.
-    void hold(bool held) {
-        const std::lock_guard lock(mutex_);
-        held_ = held;
-        changed_.notify_all();
-    }
-    // Runs `task` in a turn of this service.
-    void run(std::function<void()> task) {
-        {
-            const std::lock_guard lock(mutex_);
-            tasks_.push_back(std::move(task));
-        }
-        MessagePtr message = make_message(MessageKind::send, handle, {}, 0);
-        (void)kernel_.post(message);
-    }
-    void die() {
-        run([this] {
-            udp_.release_owner(handle);
-            (void)kernel_.remove_service(handle);
-            cell_->finished = true;
-        });
-        while (kernel_.registry().alive(handle)) std::this_thread::sleep_for(1ms);
-    }
-    std::size_t count(UdpEvent kind) {
-        const std::lock_guard lock(mutex_);
-        return count_locked(kind);
-    }
-    bool wait(UdpEvent kind, std::size_t n = 1) {
-        std::unique_lock lock(mutex_);
-        return changed_.wait_for(lock, 20s, [&] { return count_locked(kind) >= n; });
-    }
-    std::vector<Event> events() {
-        const std::lock_guard lock(mutex_);
-        return events_;
-    }
-    Event last(UdpEvent kind) {
-        const std::lock_guard lock(mutex_);
-        for (auto event = events_.rbegin(); event != events_.rend(); ++event) {
-            if (event->event == kind) return *event;
-        }
-        return {};
-    }
-
-  private:
-    class Receiver final : public Actor {
-      public:
-        explicit Receiver(Service& service) : service_(service) {}
-        void receive(MessagePtr message) override { service_.receive(*message); }
-
-      private:
-        Service& service_;
-    };
-
-    void receive(const Message& message) {
-        std::vector<std::function<void()>> tasks;
-        {
-            std::unique_lock lock(mutex_);
-            changed_.wait(lock, [&] { return !held_; });
-            tasks.swap(tasks_);
-        }
-        for (const auto& task : tasks) task();
-        if (message.kind != MessageKind::datagram) return;
-        const Event event{static_cast<UdpEvent>(message.detail), message.id, message.session,
-                          std::string(message.payload())};
-        if (reaction_) reaction_(event);
-        const std::lock_guard lock(mutex_);
-        events_.push_back(event);
-        changed_.notify_all();
-    }
-    std::size_t count_locked(UdpEvent kind) {
-        std::size_t n = 0;
-        for (const Event& event : events_) n += event.event == kind ? 1 : 0;
-        return n;
-    }
-
-    Kernel& kernel_;
-    Udp& udp_;
-    Reaction reaction_;
-    ActorCell* cell_ = nullptr;
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::vector<Event> events_;                 // guarded by mutex_
-    std::vector<std::function<void()>> tasks_;  // guarded by mutex_
-    bool held_ = false;                         // guarded by mutex_
+        : EventService(
+              kernel,
+              [](MessagePtr& message) -> std::optional<Event> {
+                  if (message->kind != MessageKind::datagram) return {};
+                  return Event{static_cast<UdpEvent>(message->detail), message->id,
+                               message->session, std::string(message->payload())};
+              },
+              [&udp](Handle service) { udp.release_owner(service); }, std::move(reaction)) {}
 };
 
 class UdpTest : public testing::Test {
   protected:
     UdpTest() {
-        LogOptions quiet;
-        quiet.descriptor = -1;
-        log_ = std::move(Log::open(quiet).value());
-        KernelOptions options;
-        options.workers = 2;
-        options.mailbox_messages = 400;
-        kernel_ =
-            std::make_unique<Kernel>(options, Kernel::Environment{clock_, random_, *log_, nullptr});
-        udp_ = std::make_unique<Udp>(*kernel_);
         EXPECT_TRUE(udp_->start().ok());
         EXPECT_TRUE(kernel_->start().ok());
     }
-    ~UdpTest() override {
-        kernel_->stop();
-        udp_.reset();
-        kernel_.reset();
-    }
+    ~UdpTest() override { kernel_->stop(); }
 
     Udp& udp() { return *udp_; }
     Datagrams& datagrams() { return udp_->datagrams(); }
@@ -224,22 +125,9 @@ class UdpTest : public testing::Test {
         EXPECT_TRUE(id.ok()) << id.status().message();
         return id.value();
     }
-    template <typename Condition>
-    bool eventually(Condition condition) {
-        const auto end = std::chrono::steady_clock::now() + 20s;
-        while (!condition()) {
-            if (std::chrono::steady_clock::now() > end) return false;
-            std::this_thread::sleep_for(1ms);
-        }
-        return true;
-    }
-
-    RealClock clock_;
-    SystemRandom random_;
-    std::unique_ptr<Log> log_;
-    std::unique_ptr<Kernel> kernel_;
-    std::unique_ptr<Udp> udp_;
     std::vector<std::unique_ptr<Service>> services_;
+    test::QuietKernel kernel_{KernelOptions{.mailbox_messages = 400}};
+    std::unique_ptr<Udp> udp_ = std::make_unique<Udp>(*kernel_);
     EnetHostId listener_;
 };
 
@@ -313,7 +201,7 @@ TEST_F(UdpTest, datagrams_over_a_limit_are_refused_or_dropped) {
 TEST_F(UdpTest, an_owner_that_is_half_full_loses_datagrams_and_they_are_counted) {
     Service& owner = service();
     const DatagramId id = open(owner);
-    owner.hold(true);
+    owner.hold();
     Client client;
     // One at a time, so that the system's own buffer drops none.
     for (std::uint64_t i = 0; i < 600; ++i) {
@@ -323,7 +211,7 @@ TEST_F(UdpTest, an_owner_that_is_half_full_loses_datagrams_and_they_are_counted)
     const std::uint64_t dropped = value(counters().udp_dropped_full);
     EXPECT_GE(dropped, 390u);
     EXPECT_LE(dropped, 410u);
-    owner.hold(false);
+    owner.resume();
     ASSERT_TRUE(owner.wait(UdpEvent::datagram, 600 - dropped));
     client.send(port_of(id), "again");
     ASSERT_TRUE(owner.wait(UdpEvent::datagram, 601 - dropped));

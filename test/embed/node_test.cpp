@@ -16,12 +16,14 @@
 #include <stdexcept>
 #include <thread>
 
+#include "../eventually.h"
 #include "process.h"
 
 namespace perilune {
 namespace {
 
 using std::chrono::milliseconds;
+using test::eventually;
 using test::Folder;
 
 constexpr const char* kCounter = R"(
@@ -100,17 +102,6 @@ class NodeTest : public testing::Test {
 
     Folder folder_;
 };
-
-// Waits until `condition`, up to ten seconds.
-template <typename Condition>
-bool eventually(Condition condition) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-    while (!condition()) {
-        if (std::chrono::steady_clock::now() > end) return false;
-        std::this_thread::sleep_for(milliseconds(5));
-    }
-    return true;
-}
 
 ServiceConfig service(const char* script, const char* name, Value options = {}) {
     ServiceConfig service;
