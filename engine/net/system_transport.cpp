@@ -6,19 +6,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <asio/io_context.hpp>
-#include <asio/posix/stream_descriptor.hpp>
-#include <asio/post.hpp>
 #include <cerrno>
-#include <system_error>
+#include <utility>
 
 namespace perilune {
 
 namespace {
-
-// Sockets that are handed out before services run: what they read should still be in the
-// processor's cache then.
-constexpr int kBatch = 128;
 
 int or_error(int result) { return result < 0 ? -errno : result; }
 
@@ -33,66 +26,14 @@ void set_option(int descriptor, int level, int option, int value) {
 
 }  // namespace
 
-struct SystemTransport::State {
-    explicit State(Poller& poller_) : poller(poller_), context(poller_.context()), set(context) {}
-
-    // Polling thread.
-    void arm(const std::shared_ptr<State>& self) {
-        set.async_wait(asio::posix::stream_descriptor::wait_read,
-                       [self](const std::error_code& error) {
-                           if (error || self->stopped) return;
-                           self->hand_out();
-                           self->arm(self);
-                       });
-    }
-    void hand_out() {
-        epoll_event events[kBatch];
-        const int count = ::epoll_wait(set.native_handle(), events, kBatch, 0);
-        for (int i = 0; i < count; ++i) {
-            const std::uint32_t flags = events[i].events;
-            std::uint32_t ready = 0;
-            if (flags & EPOLLIN) ready |= kReadable;
-            if (flags & EPOLLOUT) ready |= kWritable;
-            if (flags & EPOLLRDHUP) ready |= kReadable | kEnded;
-            if (flags & (EPOLLERR | EPOLLHUP)) ready |= kBroken;
-            handler(events[i].data.u64, ready);
-        }
-        if (count == kBatch) poller.enough();
-    }
-
-    Poller& poller;
-    asio::io_context& context;
-    asio::posix::stream_descriptor set;
-    ReadyHandler handler;
-    bool stopped = false;
-};
-
-SystemTransport::SystemTransport(Poller& poller) : state_(std::make_shared<State>(poller)) {}
-
-SystemTransport::~SystemTransport() { stop(); }
-
 Status SystemTransport::start(ReadyHandler handler) {
-    const int set = ::epoll_create1(EPOLL_CLOEXEC);
-    std::error_code error;
-    if (set >= 0) state_->set.assign(set, error);
-    if (set < 0 || error) {
-        return Status::error(StatusCode::unavailable, "no descriptor for the set of sockets");
-    }
-    state_->handler = std::move(handler);
-    state_->arm(state_);
-    return {};
-}
-
-void SystemTransport::stop() {
-    state_->stopped = true;
-    std::error_code ignored;
-    state_->set.close(ignored);
-    state_->handler = nullptr;
-}
-
-void SystemTransport::post(std::function<void()> task) {
-    asio::post(state_->context, [state = state_, task = std::move(task)] {
-        if (!state->stopped) task();
+    return set_.start([handler = std::move(handler)](std::uint64_t token, std::uint32_t events) {
+        std::uint32_t ready = 0;
+        if (events & EPOLLIN) ready |= kReadable;
+        if (events & EPOLLOUT) ready |= kWritable;
+        if (events & EPOLLRDHUP) ready |= kReadable | kEnded;
+        if (events & (EPOLLERR | EPOLLHUP)) ready |= kBroken;
+        handler(token, ready);
     });
 }
 
@@ -131,12 +72,9 @@ int SystemTransport::accept(int listener, Address& peer) {
 }
 
 int SystemTransport::watch_listener(int listener, std::uint64_t token, bool wanted) {
-    epoll_event event{};
-    if (wanted) event.events = EPOLLIN;
-    event.data.u64 = token;
-    const int set = state_->set.native_handle();
-    if (::epoll_ctl(set, EPOLL_CTL_MOD, listener, &event) == 0) return 0;
-    return or_error(::epoll_ctl(set, EPOLL_CTL_ADD, listener, &event));
+    const std::uint32_t events = wanted ? static_cast<std::uint32_t>(EPOLLIN) : 0;
+    if (set_.change(listener, events, token) == 0) return 0;
+    return set_.add(listener, events, token);
 }
 
 int SystemTransport::connect(const Address& peer) {
@@ -161,10 +99,7 @@ int SystemTransport::connect_result(int descriptor) {
 }
 
 int SystemTransport::watch(int descriptor, std::uint64_t token) {
-    epoll_event event{};
-    event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-    event.data.u64 = token;
-    return or_error(::epoll_ctl(state_->set.native_handle(), EPOLL_CTL_ADD, descriptor, &event));
+    return set_.add(descriptor, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, token);
 }
 
 void SystemTransport::set_no_delay(int descriptor, bool on) {

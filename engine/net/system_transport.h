@@ -1,30 +1,22 @@
 // SystemTransport: TCP of the machine.
 //
-// Purpose:   sockets in an epoll set of their own, whose readiness asio's context waits for.
+// Purpose:   sockets in a set of the poller (core/poller_set.h).
 // Threads:   as Transport.
-// Ownership: owns the set; must go before the poller.
-//
-// Why a set of our own: asio reads either into a buffer that each idle connection would have
-// to hold, or after async_wait, which costs an epoll_ctl for each read (0.84 us of about 12 for
-// an echo). One wait on the set costs that once for all connections that are ready together,
-// arms reading and writing once for ever, and needs no memory for each operation.
+// Ownership: must go before the poller.
 #pragma once
 
-#include <memory>
-
-#include "core/poller.h"
+#include "core/poller_set.h"
 #include "net/transport.h"
 
 namespace perilune {
 
 class SystemTransport final : public Transport {
   public:
-    explicit SystemTransport(Poller& poller);
-    ~SystemTransport() override;
+    explicit SystemTransport(Poller& poller) : set_(poller) {}
 
     Status start(ReadyHandler handler) override;
-    void stop() override;
-    void post(std::function<void()> task) override;
+    void stop() override { set_.stop(); }
+    void post(std::function<void()> task) override { set_.post(std::move(task)); }
     int listen(Address& address, int backlog) override;
     int accept(int listener, Address& peer) override;
     int watch_listener(int listener, std::uint64_t token, bool wanted) override;
@@ -39,8 +31,7 @@ class SystemTransport final : public Transport {
     Address local_address(int descriptor) override;
 
   private:
-    struct State;
-    std::shared_ptr<State> state_;  // shared with what waits in the context
+    PollerSet set_;
 };
 
 }  // namespace perilune
