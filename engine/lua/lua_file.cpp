@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/data_path.h"
 #include "lua/lua_core.h"
 
 namespace perilune {
@@ -26,11 +27,7 @@ namespace {
 
 constexpr std::size_t kMaxFile = 64u << 20;
 constexpr std::size_t kDefaultRead = 16u << 20;
-constexpr std::size_t kMaxPath = 1024;
-constexpr std::size_t kMaxName = 255;
 constexpr std::size_t kMaxEntries = 10000;
-// What a file is called while it is written. Scripts neither see nor name such files.
-constexpr std::string_view kTemporary = ".perilune-";
 
 // The functions' upvalues.
 enum Upvalue { kFolder = 1, kBufferMetatable = 2 };
@@ -64,12 +61,6 @@ auto uninterrupted(Call call) {
     auto result = call();
     while (result == -1 && errno == EINTR) result = call();
     return result;
-}
-
-Status invalid(std::string_view path, const char* why) {
-    return Status::error(StatusCode::invalid, "%.*s: %s",
-                         static_cast<int>(std::min<std::size_t>(path.size(), 160)), path.data(),
-                         why);
 }
 
 Status too_large(std::string_view path, std::size_t most) {
@@ -111,7 +102,7 @@ Status failure(std::string_view path) {
                          text);
 }
 
-// A path's parts, one by one.
+// The parts of a path that check_data_path() has passed, one by one.
 class Parts {
   public:
     explicit Parts(std::string_view path) : rest_(path) { next(); }
@@ -120,36 +111,15 @@ class Parts {
     bool is_last() const { return rest_.empty(); }
     void next() {
         const std::string_view part = rest_.substr(0, rest_.find('/'));
-        part.copy(name_.data(), kMaxName);
+        part.copy(name_.data(), kMaxFileName);
         name_[part.size()] = '\0';
         rest_.remove_prefix(std::min(part.size() + 1, rest_.size()));
     }
 
   private:
     std::string_view rest_;
-    std::array<char, kMaxName + 1> name_;
+    std::array<char, kMaxFileName + 1> name_;
 };
-
-// Whether a path is one that Parts may walk.
-Status check_path(std::string_view path) {
-    if (path.empty()) return Status::error(StatusCode::invalid, "an empty path");
-    if (path.size() > kMaxPath) return invalid(path, "a path of more than 1024 bytes");
-    for (const char c : path) {
-        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
-            return Status::error(StatusCode::invalid, "a path with control characters");
-        }
-    }
-    if (path.front() == '/') return invalid(path, "paths begin in the data folder");
-    for (std::size_t at = 0; at <= path.size();) {
-        const std::string_view part = path.substr(at, path.find('/', at) - at);
-        if (part.empty()) return invalid(path, "an empty name");
-        if (part == "." || part == "..") return invalid(path, "\".\" and \"..\" can't be used");
-        if (part.size() > kMaxName) return invalid(path, "a name of more than 255 bytes");
-        if (part.starts_with(kTemporary)) return invalid(path, "a reserved name");
-        at += part.size() + 1;
-    }
-    return {};
-}
 
 constexpr int kFolderFlags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
 // A pipe or a device must not block or act when it is opened.
@@ -180,13 +150,13 @@ Result<Descriptor> open_parent(const char* root, std::string_view path, Parts& p
 }
 
 Result<Descriptor> open_file(const char* root, std::string_view path, int flags) {
-    if (const Status status = check_path(path); !status.ok()) return status;
+    if (const Status status = check_data_path(path); !status.ok()) return status;
     Parts parts(path);
     Result<Descriptor> folder = open_parent(root, path, parts, (flags & O_CREAT) != 0);
     if (!folder.ok()) return folder;
     Descriptor file(uninterrupted(
         [&] { return ::openat(folder.value().get(), parts.name(), flags | kFileFlags, 0666); }));
-    if (!file.is_open()) return errno == ENXIO ? invalid(path, "not a file") : failure(path);
+    if (!file.is_open()) return errno == ENXIO ? invalid_path(path, "not a file") : failure(path);
     return file;
 }
 
@@ -194,7 +164,7 @@ Result<Descriptor> open_file(const char* root, std::string_view path, int flags)
 Result<std::size_t> size_of(const Descriptor& file, std::string_view path) {
     struct stat info;
     if (::fstat(file.get(), &info) != 0) return failure(path);
-    if (!S_ISREG(info.st_mode)) return invalid(path, "not a file");
+    if (!S_ISREG(info.st_mode)) return invalid_path(path, "not a file");
     return static_cast<std::size_t>(info.st_size);
 }
 
@@ -253,7 +223,7 @@ bool sync(const Descriptor& file) {
 }
 
 Status write_file(const char* root, std::string_view path, std::string_view data) {
-    if (const Status status = check_path(path); !status.ok()) return status;
+    if (const Status status = check_data_path(path); !status.ok()) return status;
     if (data.size() > kMaxFile) return too_large(path, kMaxFile);
     Parts parts(path);
     const Result<Descriptor> folder = open_parent(root, path, parts, true);
@@ -264,7 +234,7 @@ Status write_file(const char* root, std::string_view path, std::string_view data
     if (::getrandom(&random, sizeof(random), 0) != sizeof(random)) return failure(path);
     std::array<char, 32> temporary;
     std::snprintf(temporary.data(), temporary.size(), "%.*s%016" PRIx64,
-                  static_cast<int>(kTemporary.size()), kTemporary.data(), random);
+                  static_cast<int>(kEngineFile.size()), kEngineFile.data(), random);
     const Descriptor file(uninterrupted([&] {
         return ::openat(parent, temporary.data(), O_WRONLY | O_CREAT | O_EXCL | kFileFlags, 0666);
     }));
@@ -293,7 +263,7 @@ Status append_file(const char* root, std::string_view path, std::string_view dat
 }
 
 Status remove_file(const char* root, std::string_view path) {
-    if (const Status status = check_path(path); !status.ok()) return status;
+    if (const Status status = check_data_path(path); !status.ok()) return status;
     Parts parts(path);
     const Result<Descriptor> folder = open_parent(root, path, parts, false);
     if (!folder.ok()) return folder.status();
@@ -318,7 +288,7 @@ Kind kind_of(const struct stat& info) {
 }
 
 Result<Found> find_file(const char* root, std::string_view path) {
-    if (const Status status = check_path(path); !status.ok()) return status;
+    if (const Status status = check_data_path(path); !status.ok()) return status;
     Parts parts(path);
     const Result<Descriptor> folder = open_parent(root, path, parts, false);
     if (!folder.ok()) return folder.status();
@@ -347,7 +317,7 @@ Status list_folder(const char* root, std::string_view path, std::string& names) 
     std::vector<std::string> found;
     while (const dirent* entry = ::readdir(entries)) {
         const std::string_view name = entry->d_name;
-        if (name == "." || name == ".." || name.starts_with(kTemporary)) continue;
+        if (name == "." || name == ".." || name.starts_with(kEngineFile)) continue;
         struct stat info;
         if (::fstatat(fd, entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
         const Kind kind = kind_of(info);
@@ -367,7 +337,7 @@ Status list_folder(const char* root, std::string_view path, std::string& names) 
 }
 
 Status make_folder(const char* root, std::string_view path) {
-    if (const Status status = check_path(path); !status.ok()) return status;
+    if (const Status status = check_data_path(path); !status.ok()) return status;
     Result<Descriptor> folder = open_root(root, true);
     if (!folder.ok()) return folder.status();
     for (Parts parts(path);; parts.next()) {
@@ -458,7 +428,7 @@ int file_mkdir(lua_State* L) { return push_status(L, make_folder(root_of(L), che
 // file.list(path) -> names | nil, message, code
 int file_list(lua_State* L) {
     const std::string_view path = lua_isnoneornil(L, 1) ? "" : check_path(L, 1);
-    if (!lua_isnoneornil(L, 1) && path.empty()) return push_error(L, check_path(path));
+    if (!lua_isnoneornil(L, 1) && path.empty()) return push_error(L, check_data_path(path));
     std::string& names = push_buffer(L);
     const Status status = list_folder(root_of(L), path, names);
     if (!status.ok()) return push_error(L, status);
@@ -489,7 +459,7 @@ int file_size(lua_State* L) {
     const std::string_view path = check_path(L, 1);
     const Result<Found> found = find_file(root_of(L), path);
     if (!found.ok()) return push_error(L, found.status());
-    if (found.value().kind != Kind::file) return push_error(L, invalid(path, "not a file"));
+    if (found.value().kind != Kind::file) return push_error(L, invalid_path(path, "not a file"));
     lua_pushnumber(L, static_cast<lua_Number>(found.value().size));
     return 1;
 }
@@ -499,7 +469,7 @@ int file_info(lua_State* L) {
     const std::string_view path = check_path(L, 1);
     const Result<Found> found = find_file(root_of(L), path);
     if (!found.ok()) return push_error(L, found.status());
-    if (found.value().kind == Kind::none) return push_error(L, invalid(path, "not a file"));
+    if (found.value().kind == Kind::none) return push_error(L, invalid_path(path, "not a file"));
     lua_createtable(L, 0, 3);
     lua_pushstring(L, found.value().kind == Kind::file ? "file" : "folder");
     lua_setfield(L, -2, "kind");
