@@ -149,6 +149,22 @@ int enet_round_trip(lua_State* L) {
     return 1;
 }
 
+// cookie(peer, period) -> bytes | nil, message, code
+int enet_cookie(lua_State* L) {
+    const EnetPeerId id = check_peer(L, 1);
+    const auto period = lua_isnoneornil(L, 2)
+                            ? 0
+                            : static_cast<std::uint32_t>(check_integer(L, 2, 0, 4294967295.0));
+    const Result<Cookie> cookie = enet_of(L).cookie(id, period);
+    if (!cookie.ok()) return push_failure(L, cookie.status());
+    char bytes[sizeof cookie.value().period + sizeof cookie.value().mac];
+    std::memcpy(bytes, &cookie.value().period, sizeof cookie.value().period);
+    std::memcpy(bytes + sizeof cookie.value().period, cookie.value().mac.data(),
+                sizeof cookie.value().mac);
+    lua_pushlstring(L, bytes, sizeof bytes);
+    return 1;
+}
+
 // unsent(peer) -> bytes
 int enet_unsent(lua_State* L) {
     lua_pushnumber(L, static_cast<lua_Number>(enet_of(L).unsent(check_peer(L, 1))));
@@ -160,19 +176,13 @@ int enet_set_state(lua_State* L) { return keep_service_state(L, kStateKey); }
 int enet_stats(lua_State* L) { return push_udp_counters(L, "enet_", "cookie_"); }
 
 const luaL_Reg kFunctions[] = {
-    {"listen", enet_listen},
-    {"close_listener", enet_close_listener},
-    {"connect", enet_connect},
-    {"write", enet_write},
-    {"close", enet_close},
-    {"abort", enet_abort},
-    {"address", enet_address},
-    {"round_trip", enet_round_trip},
-    {"unsent", enet_unsent},
-    {"state", enet_state},
-    {"set_state", enet_set_state},
-    {"stats", enet_stats},
-    {nullptr, nullptr},
+    {"listen", enet_listen},   {"close_listener", enet_close_listener},
+    {"connect", enet_connect}, {"write", enet_write},
+    {"close", enet_close},     {"abort", enet_abort},
+    {"address", enet_address}, {"round_trip", enet_round_trip},
+    {"cookie", enet_cookie},   {"unsent", enet_unsent},
+    {"state", enet_state},     {"set_state", enet_set_state},
+    {"stats", enet_stats},     {nullptr, nullptr},
 };
 
 }  // namespace

@@ -139,13 +139,22 @@ Cookie CookieMaker::make(const Address& address, std::int64_t now_ns) {
     return cookie;
 }
 
+// Whether it has been, at most so many periods ago.
+bool CookieMaker::is_known(std::uint32_t period, std::uint32_t most, std::int64_t now_ns) const {
+    const std::uint32_t now = period_of(now_ns);
+    return now - period <= most && period - first_period_ <= now - first_period_;
+}
+
+std::optional<Cookie> CookieMaker::again(const Address& address, std::uint32_t period,
+                                         std::int64_t now_ns) {
+    if (!is_known(period, kKnownPeriods, now_ns)) return std::nullopt;
+    return Cookie{period, mac_of(*secret_of(period), address, period)};
+}
+
 CookieVerdict CookieMaker::check(const Cookie& cookie, const Address& address,
                                  std::int64_t now_ns) {
     // Before the digest: what is old costs nothing to refuse.
-    const std::uint32_t age = period_of(now_ns) - cookie.period;
-    if (age > 1 || cookie.period - first_period_ > period_of(now_ns) - first_period_) {
-        return CookieVerdict::old;
-    }
+    if (!is_known(cookie.period, 1, now_ns)) return CookieVerdict::old;
     const auto mac = mac_of(*secret_of(cookie.period), address, cookie.period);
     const bool equal = CRYPTO_memcmp(mac.data(), cookie.mac.data(), mac.size()) == 0;
     return equal ? CookieVerdict::good : CookieVerdict::forged;

@@ -64,6 +64,8 @@ class CookieMaker {
   public:
     static constexpr std::int64_t kPeriodNs = 10'000'000'000;  // a cookie is good for 10 to 20 s
     static constexpr std::uint32_t kSecretPeriods = 64;        // then a new secret: each 640 s
+    // How far back again() goes: a cookie's 20 s, the 30 s of its proof, and as long to say so.
+    static constexpr std::uint32_t kKnownPeriods = 8;
 
     explicit CookieMaker(Random& random);
     ~CookieMaker();
@@ -72,6 +74,9 @@ class CookieMaker {
 
     Cookie make(const Address& address, std::int64_t now_ns);
     CookieVerdict check(const Cookie& cookie, const Address& address, std::int64_t now_ns);
+    // The one that the address got in a period, if it asked then. Nothing for one that is too
+    // long ago, or is still to come.
+    std::optional<Cookie> again(const Address& address, std::uint32_t period, std::int64_t now_ns);
 
   private:
     struct Secret {
@@ -80,6 +85,7 @@ class CookieMaker {
         std::array<std::uint8_t, 32> key{};
     };
     std::uint32_t period_of(std::int64_t now_ns) const;
+    bool is_known(std::uint32_t period, std::uint32_t most, std::int64_t now_ns) const;
     const Secret* secret_of(std::uint32_t period);
     static std::array<std::uint8_t, 16> mac_of(const Secret& secret, const Address& address,
                                                std::uint32_t period);

@@ -332,6 +332,14 @@ Result<std::uint32_t> Enet::round_trip_ms(EnetPeerId id) {
     return found.host.host->engine->round_trip_ms(found.peer->index);
 }
 
+Result<Cookie> Enet::cookie(EnetPeerId id, std::uint32_t period) {
+    const LockedPeer found = find(id);
+    if (!found) return dead_peer();
+    const std::optional<Cookie> cookie = found.host.host->engine->cookie(found.peer->index, period);
+    if (cookie) return *cookie;
+    return Status::error(StatusCode::not_found, "there is no cookie of that period");
+}
+
 std::size_t Enet::unsent(EnetPeerId id) {
     const LockedPeer found = find(id);
     return found ? found.host.host->engine->unsent(found.peer->index) : 0;

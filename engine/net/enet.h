@@ -53,6 +53,9 @@ class Enet {
     Status abort(EnetPeerId id);
     Result<Address> address(EnetPeerId id);
     Result<std::uint32_t> round_trip_ms(EnetPeerId id);
+    // The cookie by which the peer's address has proven itself, or this side's at a listener. Of a
+    // listener's peer: that of a period. Errors: dead, not_found (too long ago).
+    Result<Cookie> cookie(EnetPeerId id, std::uint32_t period);
     std::size_t unsent(EnetPeerId id);  // 0 for a dead one
 
     // The polling thread: its socket is readable.

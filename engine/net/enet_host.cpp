@@ -114,6 +114,7 @@ Status EnetHost::listen() {
 Status EnetHost::connect(const Address& server, std::uint64_t id, std::uint32_t data) {
     if (const Status created = create(1); !created.ok()) return created;
     const Scope scope(*this);
+    is_client_ = true;
     server_ = server;
     connect_data_ = data;
     links_[0].id = id;
@@ -206,6 +207,12 @@ void EnetHost::take_proof(const Cookie& cookie, const Address& from) {
     const ProvenTable::Added added = proven_.add(from, now_ns_);
     if (added == ProvenTable::Added::evicted) count(at_.counters.cookie_evicted);
     if (added == ProvenTable::Added::refused) count(at_.counters.cookie_refused);
+}
+
+std::optional<Cookie> EnetHost::cookie(std::size_t index, std::uint32_t period) {
+    if (is_client_) return cookie_;
+    const Scope scope(*this);
+    return cookies_.again(from_enet(host_->peers[index].address), period, now_ns_);
 }
 
 void EnetHost::send_cookie(const CookieDatagram& datagram, const Address& to) {

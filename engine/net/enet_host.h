@@ -21,6 +21,7 @@
 #include <sys/uio.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -137,6 +138,9 @@ class EnetHost {
 
     std::size_t unsent(std::size_t index) const { return links_[index].bytes; }
     std::uint32_t round_trip_ms(std::size_t index) const;
+    // Of a listener: the cookie that the peer's address gets, or got, in a period; nothing where
+    // that is too long ago. Of connect(): the one that this side got last, whatever the period.
+    std::optional<Cookie> cookie(std::size_t index, std::uint32_t period);
     std::vector<std::size_t> open_peers() const;
 
     // What ENet's system layer asks of the host at work on this thread.
@@ -203,6 +207,7 @@ class EnetHost {
     ProvenTable proven_;
 
     // What connect() has.
+    bool is_client_ = false;
     Exchange exchange_ = Exchange::none;
     Address server_;
     std::uint32_t connect_data_ = 0;

@@ -265,6 +265,14 @@ function Peer:close(code) return network.close(self.id, code) end
 ---@return string? code "dead": it is closed already
 function Peer:abort() return network.abort(self.id) end
 
+---The cookie of the exchange before this connection, which only the two ends have seen: what a
+---signature over it proves is good for this address and port alone.
+---@param period integer? of a listener's peer: its first four bytes, as the other end says them
+---@return string? cookie 20 bytes, those of a proof in docs/protocol.md
+---@return string? message
+---@return string? code "dead", "not_found" (a minute and more ago)
+function Peer:cookie(period) return network.cookie(self.id, period) end
+
 ---How far the peer is behind.
 ---@return integer bytes that are unsent or unacknowledged
 function Peer:unsent() return network.unsent(self.id) end

@@ -102,6 +102,29 @@ TEST(Cookie, secrets_rotate_and_the_last_one_stays_good_for_a_while) {
     EXPECT_EQ(maker.check(foreign, mine, 2000 * kSecond), CookieVerdict::forged);
 }
 
+TEST(Cookie, can_be_told_again_for_a_while_and_never_a_later_one) {
+    SystemRandom random;
+    CookieMaker maker(random);
+    const Address mine = address("10.0.0.1", 5000);
+    constexpr std::int64_t kPeriod = CookieMaker::kPeriodNs;
+    for (std::int64_t at = 0; at < 2 * CookieMaker::kSecretPeriods; ++at) {
+        const Cookie cookie = maker.make(mine, at * kPeriod);
+        for (std::int64_t later = 0; later <= CookieMaker::kKnownPeriods; ++later) {
+            EXPECT_EQ(maker.again(mine, cookie.period, (at + later) * kPeriod), cookie);
+        }
+        const std::int64_t too_late = at + CookieMaker::kKnownPeriods + 1;
+        EXPECT_FALSE(maker.again(mine, cookie.period, too_late * kPeriod));
+        if (at > 0) {
+            EXPECT_FALSE(maker.again(mine, cookie.period, (at - 1) * kPeriod));
+        }
+        EXPECT_NE(maker.again(address("10.0.0.1", 5001), cookie.period, at * kPeriod), cookie);
+    }
+    // What was before the first period has never been.
+    CookieMaker fresh(random);
+    const std::uint32_t first = fresh.make(mine, 0).period;
+    EXPECT_FALSE(fresh.again(mine, first - 1, 0));
+}
+
 TEST(Cookie, the_table_of_proven_addresses_is_bounded) {
     ProvenTable table({100, 10, 30 * kSecond});
     int refused = 0, evicted = 0;

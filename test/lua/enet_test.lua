@@ -78,6 +78,32 @@ test("callbacks by name, and peers that die with their service", function()
   test.equal(ended[1], "ended")
 end)
 
+test("both ends know the cookie of a connection, and nobody else's", function()
+  local peers = {}
+  local listener = assert(enet.listen { on_open = function(peer) peers[#peers + 1] = peer end })
+  local first, second = connect(listener.port), connect(listener.port)
+  test.eventually(function() return #peers == 2 end, 10000)
+  local function period_of(cookie)
+    local a, b, c, d = cookie:byte(1, 4)
+    return ((d * 256 + c) * 256 + b) * 256 + a
+  end
+  local cookies = { first:cookie(), second:cookie() }
+  local known = {}
+  for index, cookie in ipairs(cookies) do
+    test.equal(#cookie, 20)
+    for _, peer in ipairs(peers) do
+      if peer:cookie(period_of(cookie)) == cookie then known[#known + 1] = index end
+    end
+  end
+  test.equal(known, { 1, 2 }, "each is that of one peer")
+  local none, _, code = peers[1]:cookie((period_of(cookies[1]) + 2) % 2 ^ 32)
+  test.equal({ none, code }, { nil, "not_found" })
+  for _, peer in ipairs { first, second } do peer:abort() end
+  none, _, code = first:cookie()
+  test.equal({ none, code }, { nil, "dead" })
+  listener:close()
+end)
+
 test("a login by ticket needs the key that was given elsewhere", function()
   local key = crypto.random_bytes(32)
   local function ticket(uid) return uid .. ":" .. crypto.hex(crypto.hmac_sha256(key, uid)) end
