@@ -51,8 +51,23 @@ bool Gate::enter(Session& session, std::uint32_t uid) {
 
 std::vector<std::size_t> Gate::leave(Session& session) {
     if (session.uid == 0) return {};
+    close_side_path(session);
     by_uid_.erase(std::exchange(session.uid, 0));
     return std::exchange(session.seen, {});
+}
+
+bool Gate::open_side_path(Session& session, std::uint64_t path) {
+    if (session.uid == 0 || session.path == 0 || session.closing || by_path_.count(path) != 0) {
+        return false;
+    }
+    close_side_path(session);
+    session.side_path = path;
+    by_path_.emplace(path, &session);
+    return true;
+}
+
+void Gate::close_side_path(Session& session) {
+    if (session.side_path != 0) by_path_.erase(std::exchange(session.side_path, 0));
 }
 
 // --- packets of clients ---
@@ -60,11 +75,14 @@ std::vector<std::size_t> Gate::leave(Session& session) {
 Gate::Decision Gate::decide(std::uint64_t path, std::string_view packet, std::int64_t now_ns) {
     Session* session = by_path(path);
     if (session == nullptr) return {Verdict::stranger};
-    if (session->closing) return {Verdict::ignored, session};
+    const bool by_side_path = path == session->side_path;
+    if (session->closing) return {Verdict::ignored, session, by_side_path};
     session->heard_ns = now_ns;
     ++counters_.packets_in;
-    if (is_too_fast(*session, now_ns)) return {Verdict::too_fast, session};
-    return decide_again(*session, packet);
+    if (is_too_fast(*session, now_ns)) return {Verdict::too_fast, session, by_side_path};
+    Decision decision = decide_again(*session, packet);
+    decision.by_side_path = by_side_path;
+    return decision;
 }
 
 Gate::Decision Gate::decide_again(Session& session, std::string_view packet) {
@@ -148,12 +166,14 @@ void Gate::forget_ring(Session& session) {
 }
 
 void Gate::keep(Session& session) {
+    close_side_path(session);
     by_path_.erase(session.path);
     session.path = 0;
     session.written = session.ring == nullptr ? 0 : session.ring->sent();
 }
 
 void Gate::move(Session& session, Session& other, std::int64_t now_ns) {
+    close_side_path(session);
     by_path_.erase(session.path);
     session.path = other.path;
     session.heard_ns = other.heard_ns;

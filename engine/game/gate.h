@@ -59,8 +59,9 @@ class Gate {
             : key(key_), path(path_), bucket(rate, now_ns), heard_ns(now_ns) {}
 
         const std::uint32_t key;
-        std::uint32_t uid = 0;   // 0: not logged in
-        std::uint64_t path = 0;  // 0: kept without one
+        std::uint32_t uid = 0;        // 0: not logged in
+        std::uint64_t path = 0;       // 0: kept without one
+        std::uint64_t side_path = 0;  // besides, of a player; 0: none
         TokenBucket bucket;
         std::int64_t heard_ns;          // when its last packet came
         std::int16_t form = kJsonForm;  // of its last packet
@@ -108,6 +109,10 @@ class Gate {
     bool enter(Session& session, std::uint32_t uid);
     // It is nobody's any more. Returns whom to tell: the routes that have seen the player.
     std::vector<std::size_t> leave(Session& session);
+    // A player's packets may come by that path, too, until it leaves, or its own path is broken or
+    // replaced. There is one at a time. False when it is no player's, kept, or the path is in use.
+    bool open_side_path(Session& session, std::uint64_t path);
+    void close_side_path(Session& session);
 
     // --- packets ---
 
@@ -116,6 +121,7 @@ class Gate {
     struct Decision {
         Verdict verdict;
         Session* session = nullptr;  // null for a stranger
+        bool by_side_path = false;
         std::size_t route = 0;
     };
     Decision decide(std::uint64_t path, std::string_view packet, std::int64_t now_ns);

@@ -4,6 +4,7 @@
 
 #include "lua/lua_core.h"
 #include "lua/lua_socket.h"
+#include "lua/lua_udp.h"
 #include "lua/service_gate.h"
 #include "lua/vm.h"
 
@@ -63,8 +64,8 @@ int gate_open(lua_State* L) {
     options.ring_bytes = static_cast<std::size_t>(number_option(L, "ring_bytes", 1, 1e12));
     options.total_ring_bytes =
         static_cast<std::uint64_t>(number_option(L, "total_ring_bytes", 1, 1e15));
-    service.gate =
-        std::make_unique<ServiceGate>(vm.kernel(), *vm.host().network(), service.handle, options);
+    service.gate = std::make_unique<ServiceGate>(vm.kernel(), *vm.host().network(), vm.host().udp(),
+                                                 service.handle, options);
     return 0;
 }
 
@@ -192,6 +193,21 @@ int gate_write_once(lua_State* L) {
     return 0;
 }
 
+// open_udp(key, peer) -> boolean
+int gate_open_udp(lua_State* L) {
+    ServiceGate& gate = gate_of(L);
+    Gate::Session& session = check_session(L, gate, 1);
+    lua_pushboolean(L, static_cast<int>(gate.open_udp(session, check_udp_id(L, 2))));
+    return 1;
+}
+
+// close_udp(key)
+int gate_close_udp(lua_State* L) {
+    ServiceGate& gate = gate_of(L);
+    gate.gate().close_side_path(check_session(L, gate, 1));
+    return 0;
+}
+
 // deliver(packet, key) -> {{key, why, packet}...} | nil
 int gate_deliver(lua_State* L) {
     ServiceGate& gate = gate_of(L);
@@ -200,7 +216,8 @@ int gate_deliver(lua_State* L) {
     // Lua's memory: what follows may raise.
     auto* copy = static_cast<char*>(lua_newuserdata(L, packet.size() + 1));
     std::copy(packet.begin(), packet.end(), copy);
-    const std::vector<ServiceGate::Unusual>& unusual = gate.deliver(copy, packet.size(), key);
+    const std::vector<ServiceGate::Unusual>& unusual =
+        gate.deliver(copy, packet.size(), key, false);
     if (unusual.empty()) return 0;
     lua_createtable(L, static_cast<int>(unusual.size()), 0);
     for (std::size_t i = 0; i < unusual.size(); ++i) {
@@ -288,6 +305,9 @@ int gate_stats(lua_State* L) {
         {"packets_in", gate.gate().counters().packets_in},
         {"packets_out", gate.counters().packets_out},
         {"forwarded", gate.counters().forwarded},
+        {"udp_packets_in", gate.counters().udp_packets_in},
+        {"udp_packets_out", gate.counters().udp_packets_out},
+        {"udp_fallbacks", gate.counters().udp_fallbacks},
         {"undeliverable", gate.gate().counters().undeliverable},
         {"users", gate.gate().users()},
         {"resume_bytes", gate.gate().ring_bytes()},
@@ -316,6 +336,8 @@ const luaL_Reg kFunctions[] = {
     {"again", gate_again},
     {"write", gate_write},
     {"write_once", gate_write_once},
+    {"open_udp", gate_open_udp},
+    {"close_udp", gate_close_udp},
     {"deliver", gate_deliver},
     {"number_packets", gate_number_packets},
     {"forget_packets", gate_forget_packets},

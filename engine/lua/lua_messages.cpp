@@ -75,7 +75,7 @@ int message_send(lua_State* L) {
     return 1;
 }
 
-// core_deliver(to, packet, key) -> true | false, "dead"|"overloaded"
+// core_deliver(to, packet, key, unreliable) -> true | false, "dead"|"overloaded"
 int message_deliver(lua_State* L) {
     Vm& vm = Vm::of(L);
     const Handle to = check_address(L, 1);
@@ -84,7 +84,9 @@ int message_deliver(lua_State* L) {
     luaL_argcheck(L, key >= 0 && key <= 4294967295.0, 3, "a key expected");
     const Handle self = vm.service(L).handle;
     MessagePtr message = make_message(MessageKind::packet, to, self, 0);
-    message->detail = static_cast<std::uint8_t>(PacketWay::to_client);
+    const bool unreliable = lua_toboolean(L, 4) != 0;
+    message->detail = static_cast<std::uint8_t>(unreliable ? PacketWay::to_client_unreliable
+                                                           : PacketWay::to_client);
     message->id = static_cast<std::uint64_t>(key);
     message->set_payload(packet);
     const PostResult result = vm.kernel().post(message);

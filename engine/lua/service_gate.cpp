@@ -1,6 +1,7 @@
 #include "lua/service_gate.h"
 
 #include "net/network.h"
+#include "net/udp.h"
 
 namespace perilune {
 
@@ -24,8 +25,9 @@ const char* verdict_name(Gate::Verdict verdict) {
 
 }  // namespace
 
-ServiceGate::ServiceGate(Kernel& kernel, Network& network, Handle self, const GateOptions& options)
-    : kernel_(kernel), network_(network), self_(self), gate_(options) {}
+ServiceGate::ServiceGate(Kernel& kernel, Network& network, Udp* udp, Handle self,
+                         const GateOptions& options)
+    : kernel_(kernel), network_(network), udp_(udp), self_(self), gate_(options) {}
 
 void ServiceGate::add_route(std::int16_t stype, std::string_view name) {
     const std::size_t route = gate_.add_route(stype);
@@ -36,10 +38,13 @@ void ServiceGate::add_route(std::int16_t stype, std::string_view name) {
 // --- from clients ---
 
 ServiceGate::Taken ServiceGate::take(MessagePtr& message, Unusual& unusual) {
-    const Gate::Decision decision = gate_.decide(message->id, message->payload(), now_ns());
+    const bool by_udp = message->kind == MessageKind::datagram;
+    const std::uint64_t path = by_udp ? message->id | kUdpPath : message->id;
+    const Gate::Decision decision = gate_.decide(path, message->payload(), now_ns());
     if (decision.verdict == Gate::Verdict::stranger) return Taken::stranger;
+    if (by_udp) ++counters_.udp_packets_in;
     if (decision.verdict == Gate::Verdict::ignored) return Taken::done;
-    unusual = {decision.session->key, follow(decision, message)};
+    unusual = {decision.session->key, follow(decision, message), by_udp};
     return unusual.why == nullptr ? Taken::done : Taken::unusual;
 }
 
@@ -97,22 +102,47 @@ bool ServiceGate::write(Gate::Session& session, std::string_view packet) {
     return fate != Gate::Fate::lost;
 }
 
+bool ServiceGate::open_udp(Gate::Session& session, std::uint64_t peer) {
+    return udp_ != nullptr && gate_.open_side_path(session, peer | kUdpPath);
+}
+
+// What may be lost: to the player's peer where there is one and it fits. Nobody waits for it who
+// isn't here.
+ServiceGate::Sent ServiceGate::write_unreliable(const Gate::Session& session,
+                                                std::string_view packet) {
+    if (session.path == 0) return Sent::dropped;
+    if (session.side_path == 0) return Sent::impossible;
+    const EnetPeerId peer{session.side_path & ~kUdpPath};
+    const Status sent =
+        packet.size() > kMaxUdpPacket
+            ? Status::error(StatusCode::too_large, "too large")
+            : udp_->enet().write(peer, packet, kUnreliableChannel, EnetMode::unreliable);
+    if (sent.ok()) {
+        ++counters_.udp_packets_out;
+        return Sent::done;
+    }
+    if (sent.code() == StatusCode::overloaded) return Sent::dropped;
+    ++counters_.udp_fallbacks;
+    return Sent::impossible;
+}
+
 void ServiceGate::write_again(Gate::Session& session, std::uint64_t number) {
     if (session.ring == nullptr) return;
     session.ring->each_from(number, [&](std::string_view packet) { write_once(session, packet); });
 }
 
 const std::vector<ServiceGate::Unusual>& ServiceGate::deliver(char* packet, std::size_t size,
-                                                              std::uint32_t key) {
+                                                              std::uint32_t key, bool unreliable) {
     unusual_.clear();
     const std::string_view data(packet, size);
     const auto header = read_header(data);
     if (!header) {
         complain("packet is shorter than its header");
     } else if (header->stype == kBroadcast && header->ctype == kBroadcast) {
-        deliver_broadcast(data.substr(kPacketHeader));
+        deliver_broadcast(data.substr(kPacketHeader), unreliable);
     } else if (Gate::Session* session = gate_.receiver(*header, key)) {
         write_utag(packet, 0);
+        if (unreliable && write_unreliable(*session, data) != Sent::impossible) return unusual_;
         if (header->utag >= kFirstKey && gate_.is_login(*header)) {
             unusual_.push_back({session->key, "login_reply"});
         } else if (!write(*session, data)) {
@@ -122,7 +152,7 @@ const std::vector<ServiceGate::Unusual>& ServiceGate::deliver(char* packet, std:
     return unusual_;
 }
 
-void ServiceGate::deliver_broadcast(std::string_view body) {
+void ServiceGate::deliver_broadcast(std::string_view body, bool unreliable) {
     const Result<Broadcast> broadcast = read_broadcast(body);
     if (!broadcast.ok()) return complain(broadcast.status().message());
     std::string packet(broadcast.value().packet);
@@ -133,6 +163,7 @@ void ServiceGate::deliver_broadcast(std::string_view body) {
         to.utag = broadcast.value().uid(i);
         Gate::Session* session = gate_.receiver(to, 0);
         if (session == nullptr) continue;
+        if (unreliable && write_unreliable(*session, packet) != Sent::impossible) continue;
         const Gate::Fate fate = gate_.remember(*session, packet);
         if (fate == Gate::Fate::write) receivers_.push_back(ConnectionId{session->path});
         if (fate == Gate::Fate::lost) unusual_.push_back({session->key, nullptr});

@@ -340,14 +340,15 @@ void Vm::refuse_command(Service& service, MessagePtr message, std::string_view n
 // A packet of a client, or for one. Where no gate takes it, it is what perilune.send(service,
 // "@packet", packet, key), or "deliver", would have brought.
 void Vm::run_packet(Service& service, MessagePtr message) {
-    const bool to_client = message->detail == static_cast<std::uint8_t>(PacketWay::to_client);
+    const bool to_client = is_to_client(message->detail);
     ++service.messages;
     if (to_client && service.gate != nullptr) {
-        const auto& unusual = service.gate->deliver(message->own_data(), message->size,
-                                                    static_cast<std::uint32_t>(message->id));
+        const auto& unusual = service.gate->deliver(
+            message->own_data(), message->size, static_cast<std::uint32_t>(message->id),
+            message->detail == static_cast<std::uint8_t>(PacketWay::to_client_unreliable));
         if (unusual.empty()) return;
-        for (const auto& [key, why] : std::vector(unusual)) {
-            run_unusual(service, key, why, message->payload());
+        for (const auto& each : std::vector(unusual)) {
+            run_unusual(service, each, message->payload());
         }
         return;
     }
@@ -367,40 +368,39 @@ void Vm::run_packet(Service& service, MessagePtr message) {
     resume(task, count);
 }
 
-// Calls on_packet(key, why, packet), or, where there is no `why`, on_lost(key).
-void Vm::run_unusual(Service& service, std::uint32_t key, const char* why,
+// Calls on_packet(key, why, packet, by_udp), or, where there is no `why`, on_lost(key).
+void Vm::run_unusual(Service& service, const ServiceGate::Unusual& unusual,
                      std::string_view packet) {
-    const char* name = why == nullptr ? "on_lost" : "on_packet";
+    const char* name = unusual.why == nullptr ? "on_lost" : "on_packet";
     if (service.state == Service::State::dead || !push_command(service, name)) return;
     Task* task = take_task(service, name);
     lua_State* co = task->thread;
     lua_xmove(L_, co, 1);
-    lua_pushnumber(co, key);
-    if (why == nullptr) return resume(task, 1);
-    lua_pushstring(co, why);
+    lua_pushnumber(co, unusual.key);
+    if (unusual.why == nullptr) return resume(task, 1);
+    lua_pushstring(co, unusual.why);
     lua_pushlstring(co, packet.data(), packet.size());
-    resume(task, 3);
+    lua_pushboolean(co, static_cast<int>(unusual.by_udp));
+    resume(task, 4);
 }
 
-// False: the message is for the service's handler of socket events.
+// A packet of a connection or a peer. False: it is for the service's handler of such events.
 bool Vm::take_at_gate(Service& service, MessagePtr& message) {
-    if (service.gate == nullptr ||
-        message->detail != static_cast<std::uint8_t>(SocketEvent::data)) {
-        return false;
-    }
     ServiceGate::Unusual unusual{};
     switch (service.gate->take(message, unusual)) {
         case ServiceGate::Taken::done: return true;
         case ServiceGate::Taken::stranger: return false;
         case ServiceGate::Taken::unusual: break;
     }
-    run_unusual(service, unusual.key, unusual.why, message->payload());
+    run_unusual(service, unusual, message->payload());
     return true;
 }
 
 void Vm::run_event(Service& service, MessagePtr message) {
     // Also where nobody listens: it keeps account of what has been delivered.
-    if (!host_.network()->admit(message) || take_at_gate(service, message)) return;
+    if (!host_.network()->admit(message)) return;
+    const bool is_data = message->detail == static_cast<std::uint8_t>(SocketEvent::data);
+    if (service.gate != nullptr && is_data && take_at_gate(service, message)) return;
     if (service.events == LUA_NOREF) return;
     lua_rawgeti(L_, LUA_REGISTRYINDEX, service.events);
     lua_getfield(L_, -1, "socket");
@@ -425,6 +425,8 @@ void Vm::run_event(Service& service, MessagePtr message) {
 }
 
 void Vm::run_datagram(Service& service, MessagePtr message) {
+    const bool is_data = message->detail == static_cast<std::uint8_t>(UdpEvent::data);
+    if (service.gate != nullptr && is_data && take_at_gate(service, message)) return;
     if (service.events == LUA_NOREF) return;
     const bool is_enet = is_enet_event(static_cast<UdpEvent>(message->detail));
     lua_rawgeti(L_, LUA_REGISTRYINDEX, service.events);

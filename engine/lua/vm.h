@@ -21,6 +21,7 @@
 #include "lua.hpp"
 #include "lua/arena.h"
 #include "lua/host.h"
+#include "lua/service_gate.h"
 #include "lua/task.h"
 
 namespace perilune {
@@ -207,7 +208,8 @@ class Vm final : public Actor {
     void run_command(Service& service, MessagePtr message);
     void refuse_command(Service& service, MessagePtr message, std::string_view name);
     void run_packet(Service& service, MessagePtr message);
-    void run_unusual(Service& service, std::uint32_t key, const char* why, std::string_view packet);
+    void run_unusual(Service& service, const ServiceGate::Unusual& unusual,
+                     std::string_view packet);
     bool take_at_gate(Service& service, MessagePtr& message);
     void run_event(Service& service, MessagePtr message);
     void run_datagram(Service& service, MessagePtr message);

@@ -244,7 +244,7 @@ void NativeActor::start(MessagePtr message) {
 
 // A packet is the command that perilune.send would have brought.
 void NativeActor::packet(MessagePtr message) {
-    const bool to_client = message->detail == static_cast<std::uint8_t>(PacketWay::to_client);
+    const bool to_client = is_to_client(message->detail);
     Values arguments{Value(std::string(message->payload()))};
     if (message->id != 0) arguments.emplace_back(message->id);
     ++messages_;

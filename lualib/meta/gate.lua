@@ -6,7 +6,8 @@
 -- script, and what services send (perilune.gateway) goes to the session's connection. The script
 -- hears of what is unusual, by two functions of its first table:
 --
---   on_packet(key, why, packet)  why: "itself" (stype 0), "login", "too_fast", "malformed", "full",
+--   on_packet(key, why, packet, by_udp)
+--                                why: "itself" (stype 0), "login", "too_fast", "malformed", "full",
 --                                "reserved", "not_logged_in", "unknown_service", "dead" and
 --                                "overloaded" (the service) of a client's packet; "login_reply" of
 --                                one for a client, whose utag is 0 by then
@@ -103,6 +104,18 @@ function gate.write(key, packet) end
 ---@param packet string
 function gate.write_once(key, packet) end
 
+---A peer of perilune.enet belongs to a player's session: its packets are the session's, and what may
+---be lost (gateway.push_unreliable) goes to it. One peer at a time; it ends by close_udp, or when the
+---player leaves, the session is kept or moves: the script closes the peer itself.
+---@param key integer
+---@param peer integer id of it
+---@return boolean opened false when the session is nobody's, kept or closing
+function gate.open_udp(key, peer) end
+
+---The session has no peer any more.
+---@param key integer
+function gate.close_udp(key) end
+
 ---Brings a packet of a service to the client that its utag names, or to all that a broadcast names.
 ---@param packet string
 ---@param key integer? the session that asked, and no other, gets it
@@ -142,7 +155,9 @@ function gate.write_again(key, number) end
 ---@return integer[] lost keys of the sessions that on_lost would be called for
 function gate.trim() end
 
----Counters: packets_in, forwarded, packets_out, undeliverable; as it is now: users, resume_bytes.
+---Counters: packets_in, forwarded, packets_out, undeliverable; udp_packets_in (of these),
+---udp_packets_out, and udp_fallbacks, which were too large for a peer or couldn't be given to it; as
+---it is now: users, resume_bytes.
 ---@return table<string, integer> numbers
 function gate.stats() end
 

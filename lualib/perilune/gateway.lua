@@ -31,7 +31,16 @@ end
 
 local function send(to, ...) return look(to, perilune.send(to, ...)) end
 
-local function deliver(to, data) return look(to, core_deliver(to, data)) end
+local function deliver(to, data, unreliable)
+  return look(to, core_deliver(to, data, 0, unreliable))
+end
+
+local function push(uid, name, body, unreliable)
+  local game = declared()
+  local form = game.forms[uid] or protocol.JSON
+  local data = game:encode_reply(name, form, body, nil, uid)
+  return deliver(game.gateways[uid] or DEFAULT, data, unreliable)
+end
 
 ---Sends a packet to a player. It is dropped when the player is gone.
 ---@param uid integer
@@ -39,12 +48,18 @@ local function deliver(to, data) return look(to, core_deliver(to, data)) end
 ---@param body any
 ---@return boolean sent
 ---@return "dead"|"overloaded"? why nothing was sent to the gateway
-function gateway.push(uid, name, body)
-  local game = declared()
-  local form = game.forms[uid] or protocol.JSON
-  local data = game:encode_reply(name, form, body, nil, uid)
-  return deliver(game.gateways[uid] or DEFAULT, data)
-end
+function gateway.push(uid, name, body) return push(uid, name, body, false) end
+
+---Sends a packet that only the next one makes worth anything, such as where something moves to. To
+---players with UDP it goes by that: it may be lost, and one that comes later than a newer one is
+---dropped. All others, and packets over 1,200 bytes, get it as by push(). Who is away for now, to resume,
+---never gets it.
+---@param uid integer
+---@param name string
+---@param body any
+---@return boolean sent
+---@return "dead"|"overloaded"? why nothing was sent to the gateway
+function gateway.push_unreliable(uid, name, body) return push(uid, name, body, true) end
 
 -- uids by gateway and form.
 local function group(game, uids, except)
@@ -71,10 +86,10 @@ local function group(game, uids, except)
 end
 
 -- A broadcast packet has room for so many uids beside the packet that they get.
-local function send_group(to, data, uids)
+local function send_group(to, data, uids, unreliable)
   local room = math.floor((MAX_BODY - 4 - #data) / 4)
   if room < 1 then
-    for _, uid in ipairs(uids) do deliver(to, packet.restamp(data, uid)) end
+    for _, uid in ipairs(uids) do deliver(to, packet.restamp(data, uid), unreliable) end
     return
   end
   for first = 1, #uids, room do
@@ -84,7 +99,17 @@ local function send_group(to, data, uids)
       for i = first, math.min(first + room - 1, #uids) do part[#part + 1] = uids[i] end
     end
     local body = packet.wrap_broadcast(data, part)
-    deliver(to, packet.make(BROADCAST, BROADCAST, 0, protocol.BUF, body))
+    deliver(to, packet.make(BROADCAST, BROADCAST, 0, protocol.BUF, body), unreliable)
+  end
+end
+
+local function broadcast(uids, name, body, except, unreliable)
+  local game = declared()
+  local encoded = {}
+  for _, same in ipairs(group(game, uids, except)) do
+    local data = encoded[same.form] or game:encode_reply(name, same.form, body)
+    encoded[same.form] = data
+    send_group(same.to, data, same, unreliable)
   end
 end
 
@@ -93,14 +118,15 @@ end
 ---@param name string
 ---@param body any
 ---@param except integer? this one doesn't get it
-function gateway.broadcast(uids, name, body, except)
-  local game = declared()
-  local encoded = {}
-  for _, same in ipairs(group(game, uids, except)) do
-    local data = encoded[same.form] or game:encode_reply(name, same.form, body)
-    encoded[same.form] = data
-    send_group(same.to, data, same)
-  end
+function gateway.broadcast(uids, name, body, except) broadcast(uids, name, body, except, false) end
+
+---The same as push_unreliable() does it.
+---@param uids integer[]
+---@param name string
+---@param body any
+---@param except integer? this one doesn't get it
+function gateway.broadcast_unreliable(uids, name, body, except)
+  broadcast(uids, name, body, except, true)
 end
 
 ---Ends a player's connection, after telling them why.

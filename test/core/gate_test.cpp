@@ -274,6 +274,69 @@ TEST_F(GateTest, a_session_moves_to_another_path) {
     EXPECT_EQ(session.address, nullptr);
 }
 
+TEST_F(GateTest, a_players_packets_may_come_by_a_side_path_under_the_same_limits) {
+    GateOptions options = generous();
+    options.rate = {10, 3};
+    Gate slow(options);
+    declare(slow);
+    Gate::Session& session = *slow.add(kKey, 1, "", 0);
+    EXPECT_FALSE(slow.open_side_path(session, 7)) << "nobody's";
+    EXPECT_TRUE(slow.enter(session, 9));
+    EXPECT_TRUE(slow.open_side_path(session, 7));
+    EXPECT_EQ(slow.by_path(7), &session);
+    for (const std::uint64_t path : {1, 7, 7}) {
+        const Gate::Decision decision = slow.decide(path, packet(kRoom, 1), 5);
+        EXPECT_EQ(decision.verdict, Verdict::forward);
+        EXPECT_EQ(decision.by_side_path, path == 7);
+        EXPECT_EQ(decision.session, &session);
+    }
+    EXPECT_EQ(session.heard_ns, 5);
+    for (const std::uint64_t path : {1, 7}) {
+        const Gate::Decision decision = slow.decide(path, packet(kRoom, 1), 5);
+        EXPECT_EQ(decision.verdict, Verdict::too_fast) << "the rate is one";
+        EXPECT_EQ(decision.by_side_path, path == 7);
+    }
+}
+
+TEST_F(GateTest, there_is_one_side_path_and_nobody_elses) {
+    Gate::Session& session = player(kKey, 1, 9);
+    Gate::Session& other = player(kKey + 1, 2, 10);
+    EXPECT_TRUE(gate.open_side_path(session, 7));
+    EXPECT_FALSE(gate.open_side_path(other, 7));
+    EXPECT_FALSE(gate.open_side_path(other, 1));
+    EXPECT_TRUE(gate.open_side_path(session, 8)) << "it replaces the one before";
+    EXPECT_EQ(verdict(7, packet(kRoom, 1)), Verdict::stranger);
+    EXPECT_EQ(verdict(8, packet(kRoom, 1)), Verdict::forward);
+    gate.close_side_path(session);
+    gate.close_side_path(session);
+    EXPECT_EQ(verdict(8, packet(kRoom, 1)), Verdict::stranger);
+    EXPECT_EQ(verdict(1, packet(kRoom, 1)), Verdict::forward);
+    other.closing = true;
+    EXPECT_FALSE(gate.open_side_path(other, 7));
+}
+
+TEST_F(GateTest, a_side_path_ends_with_the_player_and_with_the_path) {
+    Gate::Session& session = player(kKey, 1, 9);
+    const auto open = [&] { return gate.open_side_path(session, 7); };
+    const auto is_open = [&] { return gate.by_path(7) != nullptr || session.side_path != 0; };
+    EXPECT_TRUE(open());
+    gate.leave(session);
+    EXPECT_FALSE(is_open());
+    EXPECT_TRUE(gate.enter(session, 9) && open());
+    gate.keep(session);
+    EXPECT_FALSE(is_open());
+    EXPECT_FALSE(open()) << "kept";
+    gate.add(kKey + 1, 2, "", 0);
+    gate.move(session, *gate.by_key(kKey + 1), 0);
+    EXPECT_TRUE(open());
+    gate.add(kKey + 2, 3, "", 0);
+    gate.move(session, *gate.by_key(kKey + 2), 0);
+    EXPECT_FALSE(is_open());
+    EXPECT_TRUE(open());
+    gate.remove(session, 0);
+    EXPECT_EQ(gate.by_path(7), nullptr);
+}
+
 TEST_F(GateTest, rings_share_their_room) {
     GateOptions options = generous();
     options.total_ring_bytes = 100;

@@ -23,6 +23,7 @@ constexpr std::size_t kAllBytes = 500;
 // What a session should be.
 struct Model {
     std::uint64_t path = 0;
+    std::uint64_t side_path = 0;
     std::uint32_t uid = 0;
     bool numbered = false;
     std::uint64_t sent = 0;
@@ -67,7 +68,7 @@ class Target {
     void step() {
         now_ns_ += byte() * 100'000;
         const std::uint32_t key = kFirstKey + byte() % kKeys;
-        const unsigned what = byte() % 10;
+        const unsigned what = byte() % 11;
         Gate::Session* session = gate_.by_key(key);
         check((session != nullptr) == (models_.count(key) != 0));
         if (what == 0) return add(key);
@@ -87,9 +88,10 @@ class Target {
                 break;
             case 7:
                 gate_.keep(*session);
-                model.path = 0;
+                model.path = model.side_path = 0;
                 break;
             case 8: move(*session, model); break;
+            case 9: open_side_path(*session, model); break;
             default: gate_.remove(*session, now_ns_); models_.erase(key);
         }
     }
@@ -103,11 +105,28 @@ class Target {
         if (added != nullptr) models_[key].path = path;
     }
 
+    void open_side_path(Gate::Session& session, Model& model) {
+        const std::uint64_t path = byte() % 9;
+        if (path == 0) {
+            gate_.close_side_path(session);
+            model.side_path = 0;
+            return;
+        }
+        const bool possible = model.uid != 0 && model.path != 0 && gate_.by_path(path) == nullptr;
+        check(gate_.open_side_path(session, path) == possible);
+        if (possible) model.side_path = path;
+        check(model.side_path == 0 || gate_.by_path(model.side_path) == &session);
+    }
+
     void receive() {
         const std::uint64_t path = 1 + byte() % 8;
         const std::string packet = bytes(byte() % 14);
         const Gate::Decision decision = gate_.decide(path, packet, now_ns_);
         check((decision.session == nullptr) == (decision.verdict == Gate::Verdict::stranger));
+        if (decision.session != nullptr) {
+            const Model& model = models_.at(decision.session->key);
+            check(path == (decision.by_side_path ? model.side_path : model.path));
+        }
         if (decision.verdict != Gate::Verdict::forward) return;
         const auto header = read_header(packet);
         check(header && (header->stype == 1 || header->stype == 2) && header->ctype >= 0);
@@ -115,7 +134,7 @@ class Target {
         check(header->form == kJsonForm || header->form == kBufForm);
         check(decision.route == static_cast<std::size_t>(header->stype - 1));
         const Gate::Session& session = *decision.session;
-        check(session.path == path && session.uid != 0 && Gate::utag_of(session) == session.uid);
+        check(session.uid != 0 && Gate::utag_of(session) == session.uid);
         check(models_.at(session.key).uid == session.uid);
         gate_.forwarded(*decision.session, decision.route);
     }
@@ -132,6 +151,7 @@ class Target {
         check(model.uid != 0 || seen.empty());
         check(std::all_of(seen.begin(), seen.end(), [](std::size_t route) { return route < 2; }));
         model.uid = 0;
+        model.side_path = 0;
     }
 
     void deliver() {
@@ -170,6 +190,7 @@ class Target {
         if (other == session.key || models_.count(other) == 0 || models_[other].path == 0) return;
         gate_.move(session, *gate_.by_key(other), now_ns_);
         model.path = models_[other].path;
+        model.side_path = 0;
         models_.erase(other);
         check(gate_.by_path(model.path) == &session);
     }
