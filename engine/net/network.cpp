@@ -1,5 +1,6 @@
 #include "net/network.h"
 
+#include <malloc.h>
 #include <netdb.h>
 #include <sys/socket.h>
 
@@ -691,7 +692,21 @@ void Network::receive(const Message& message) {
         sweep();
     } else if (message.kind == MessageKind::timer && message.session == kAcceptTimer) {
         transport_->post([this] { resume_accepts(); });
+    } else if (message.kind == MessageKind::timer && message.session == kMemoryTimer) {
+        return_memory();
     }
+}
+
+// What many connections had, of TLS above all, lies scattered in the heap when they have gone, and
+// the C library keeps it. Finding it takes milliseconds.
+void Network::return_memory() {
+    transport_->post([this] {
+        ended_ = 0;
+        memory_timer_ = {};
+    });
+    const auto trim = [](Message&) { (void)::malloc_trim(0); };
+    // A pool that is busy: with the next ones that end.
+    (void)kernel_.run_blocking(trim, make_message(MessageKind::work, helper_, {}, 0));
 }
 
 }  // namespace perilune

@@ -356,6 +356,7 @@ class Network {
     bool in_turn() const;
     void on_drained(ActorCell* cell);
     void receive(const Message& message);
+    void return_memory();
     void resolved(const Message& message);
     void sweep();
     std::int64_t now_ns() const { return kernel_.clock().now_ns(); }
@@ -365,6 +366,7 @@ class Network {
     // Timers of the helper.
     static constexpr std::uint64_t kSweepTimer = 1;
     static constexpr std::uint64_t kAcceptTimer = 2;
+    static constexpr std::uint64_t kMemoryTimer = 3;
     static constexpr std::int64_t kDrainRetryNs = 100 * kNsPerMs;
     static inline thread_local const Network* polling_network_ = nullptr;
 
@@ -386,6 +388,8 @@ class Network {
     std::unique_ptr<char[]> read_buffer_;
     std::unique_ptr<char[]> plain_buffer_;  // what was read, decrypted; made when it is needed
     std::vector<ListenerId> paused_listeners_;
+    int ended_ = 0;         // connections, since memory was given back to the system
+    TimerId memory_timer_;  // for that; none runs: 0
     // Until the owner's mailbox has room again, the one that waits for longest first.
     std::unordered_map<ActorCell*, std::deque<ConnectionId>> waiting_;
 

@@ -9,6 +9,8 @@ namespace perilune {
 
 namespace {
 
+constexpr int kManyEnded = 100;  // connections whose memory is worth giving back
+constexpr std::int64_t kReturnMemoryNs = 20 * kNsPerSecond;
 constexpr int kPieces = 64;                       // of one system call
 constexpr std::size_t kEarlyFlush = 64 * 1024;    // unsent bytes that don't wait for the turn's end
 constexpr std::size_t kCopyLimit = 512;           // shared frames up to this size are copied
@@ -405,6 +407,9 @@ void Network::end(Locked c) {
 void Network::count_end(Connection& c) {
     counters_.open.fetch_sub(1);
     counters_.closed.fetch_add(1);
+    if (++ended_ >= kManyEnded && !memory_timer_) {
+        memory_timer_ = kernel_.add_timer(*timers_, kMemoryTimer, now_ns() + kReturnMemoryNs);
+    }
     switch (c.reason) {
         case CloseReason::reset: counters_.closed_reset.fetch_add(1); break;
         case CloseReason::slow: counters_.closed_slow.fetch_add(1); break;
