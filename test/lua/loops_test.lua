@@ -29,15 +29,7 @@ local function run_loop(service, kind)
   check_ended(service, kind, began, raised)
 end
 
--- A warm service: its loops are compiled.
-local function spawn_warm(group)
-  local service = perilune.spawn("services.loops", nil, { group = group })
-  for _ = 1, 100 do
-    perilune.call(service, "warm")
-    if support.sanitizer == "tsan" or perilune.stats(service).jit then return service end
-  end
-  error "the service was not given the compiler"
-end
+local function spawn_warm(group) return support.spawn_warm("services.loops", { group = group }) end
 
 local function kinds()
   local service = perilune.spawn "services.loops"

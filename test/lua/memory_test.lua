@@ -36,14 +36,7 @@ local function kinds()
   return list
 end
 
-local function spawn_warm(settings)
-  local service = perilune.spawn("services.bombs", nil, settings)
-  for _ = 1, 100 do
-    perilune.call(service, "warm")
-    if support.sanitizer == "tsan" or perilune.stats(service).jit then return service end
-  end
-  error "the service was not given the compiler"
-end
+local function spawn_warm(settings) return support.spawn_warm("services.bombs", settings) end
 
 local downs = {}
 function test.on_down(handle, reason) downs[handle] = reason end

@@ -49,6 +49,30 @@ function support.test_if(condition, why)
   return function(name) test.skip(name, why) end
 end
 
+---Fails unless the function raises a perilune.CallError, and returns it.
+---@param body fun()
+---@param pattern string? as of test.raises
+---@return perilune.CallError
+function support.failure(body, pattern)
+  local raised = test.raises(body, pattern)
+  test.equal(type(raised), "table", tostring(raised))
+  return raised
+end
+
+---Spawns a service and calls its command `warm` until its loops are compiled.
+---@async
+---@param script string
+---@param spawn_options perilune.SpawnOptions?
+---@return integer handle
+function support.spawn_warm(script, spawn_options)
+  local service = perilune.spawn(script, nil, spawn_options)
+  for _ = 1, 100 do
+    perilune.call(service, "warm")
+    if support.sanitizer == "tsan" or perilune.stats(service).jit then return service end
+  end
+  error "the service was not given the compiler"
+end
+
 local latches = 0
 
 ---Holds a service up: it looks at no message until `release` is called. Its command `hold` has to

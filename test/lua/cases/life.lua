@@ -9,16 +9,18 @@ local test = require "perilune.test"
 local cases = {}
 local function case(name, body, limit_ms) cases[#cases + 1] = { name, body, limit_ms } end
 
-local spawn = support.spawn
+local spawn, failure = support.spawn, support.failure
+
+-- Waits until another service than `handle` has the name.
+local function eventually_replaced(name, handle)
+  test.eventually(function()
+    local now = perilune.find(name)
+    return now and now ~= handle
+  end)
+end
 
 local function eventually_dead(handle)
   test.eventually(function() return not perilune.send(handle, "note", 1) end)
-end
-
-local function failure(...)
-  local raised = test.raises(...)
-  test.equal(type(raised), "table", tostring(raised))
-  return raised
 end
 
 -- What a target reports of its on_stop.
@@ -477,18 +479,12 @@ case("transient children restart after a failure alone, temporary ones never", f
   }, QUICK)
   local first = perilune.find "transient"
   perilune.kill "transient"
-  test.eventually(function()
-    local now = perilune.find "transient"
-    return now and now ~= first
-  end)
+  eventually_replaced("transient", first)
   perilune.call("transient", "exit")
   perilune.call("temporary", "exit")
   first = perilune.find "permanent"
   perilune.call("permanent", "exit")
-  test.eventually(function()
-    local now = perilune.find "permanent"
-    return now and now ~= first
-  end)
+  eventually_replaced("permanent", first)
   perilune.sleep(30)
   test.equal(handles("transient", "temporary"), { 0, 0 })
   perilune.stop(supervisor)
@@ -565,10 +561,7 @@ case("a supervisor may be named, and supervised", function()
   test.equal(perilune.find "top", top)
   local leaf = perilune.find "leaf"
   perilune.kill "below"
-  test.eventually(function()
-    local now = perilune.find "leaf"
-    return now and now ~= leaf
-  end)
+  eventually_replaced("leaf", leaf)
   test.eventually(function() return perilune.call("top", "children").below end)
   perilune.stop "top"
   test.equal(handles("below", "leaf"), { 0, 0 })

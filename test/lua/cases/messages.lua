@@ -15,12 +15,7 @@ local function with_target(body, options)
   if not ok then error(problem, 0) end
 end
 
-local function failure(...)
-  local raised = test.raises(...)
-  test.equal(type(raised), "table", tostring(raised))
-  return raised
-end
-
+local failure = support.failure
 local DEAD = 12345
 
 case("send returns true and its command gets the arguments", function()
