@@ -1,7 +1,7 @@
 -- Encryption of our own for TCP: connections that are private, and what happens where they can't be.
 
+local secure_cases = require "secure_cases"
 local socket = require "perilune.socket"
-local support = require "support"
 local test = require "perilune.test"
 
 local KEY = "test/lua/tls/x25519.pem"
@@ -22,33 +22,7 @@ local function connect(listener, options)
   return socket.connect("127.0.0.1", listener.port, options)
 end
 
-for _, framing in ipairs { "packet", "u32be", "line" } do
-  test(("frames of every size come through, both ways (%s)"):format(framing), function()
-    local listener = echo { framing = framing, max_frame = 300000 }
-    local connection = assert(connect(listener, { framing = framing, max_frame = 300000 }))
-    local sizes = { 0, 1, 100, 4094, 4095, 4096, 4097, 65533 }
-    if framing ~= "packet" then sizes[#sizes + 1] = 300000 end
-    for _, size in ipairs(sizes) do connection:write(("x"):rep(size)) end
-    for _, size in ipairs(sizes) do test.equal(#connection:read(nil, 20000), size) end
-    connection:close()
-    listener:close()
-  end)
-end
-
-test("much data is delivered before the end that follows it", function()
-  local size, got, reason = 20 * 2 ^ 20, 0, nil
-  local listener = listen {
-    on_data = function(_, data) got = got + #data end,
-    on_close = function(_, why) reason = why end,
-  }
-  local connection = assert(connect(listener, { send_bytes = 0, send_packets = 0 }))
-  for _ = 1, size / 2 ^ 16 do connection:write(("x"):rep(2 ^ 16)) end
-  connection:close()
-  test.eventually(function() return reason end, support.patience(20000))
-  test.equal(got, size)
-  test.equal(reason, "ended")
-  listener:close()
-end, support.patience(30000))
+secure_cases(listen, connect, { 4094, 4095, 4096, 4097 }, "\38\0PLE")
 
 test("groups and broadcasts reach encrypted and plain connections alike", function()
   local members, plain = {}, {}
@@ -121,17 +95,6 @@ test("what is no hello is closed, counted, and no service hears of it", function
   test.eventually(function() return socket.stats().open == before.open end)
   test.equal(socket.stats().closed_encryption - before.closed_encryption, 4)
   test.equal(opened, 0)
-  listener:close()
-end)
-
-test("a handshake that isn't done in time is closed as such", function()
-  local listener = listen { handshake_ms = 100 }
-  local before = socket.stats().closed_handshake
-  local plain = assert(socket.connect("127.0.0.1", listener.port))
-  plain:write "\38\0PLE"
-  test.equal(plain:read(nil, 20000), nil)
-  test.ok(plain.closed)
-  test.equal(socket.stats().closed_handshake - before, 1)
   listener:close()
 end)
 
