@@ -2,7 +2,7 @@
 
 -- Random bytes, digests and encodings: `local crypto = require "perilune.crypto"`. By OpenSSL.
 -- Strings are bytes; digests are raw, `crypto.hex(crypto.sha256(text))` is readable. An argument
--- may have 16 MB. Passwords need a slow hash, which these are not: see the service auth.
+-- may have 16 MB. Passwords need a slow hash, which these are not: perilune.password.
 
 ---@class perilune.crypto
 local crypto = {}

@@ -13,6 +13,11 @@ local network = {}
 ---@return integer|string port or code
 function network.listen(options) end
 
+---Reads the certificate and the key again, for connections that come from now on.
+---@param listener integer
+---@return true? ok
+function network.reload_certificate(listener) end
+
 ---Accepts no more; the connections it has accepted stay.
 ---@param listener integer
 ---@return true? ok
@@ -34,6 +39,14 @@ function network.connect(host, port, options) end
 ---@return string? message
 ---@return string? code
 function network.write(connection, data) end
+
+---Queues a text message of a WebSocket.
+---@param connection integer
+---@param text string UTF-8
+---@return true? ok
+---@return string? message
+---@return string? code
+function network.write_text(connection, text) end
 
 ---Queues bytes as they are, whatever the framing.
 ---@param connection integer
@@ -69,6 +82,21 @@ function network.close(connection) end
 ---@return true? ok
 function network.abort(connection) end
 
+---From now on it carries messages of WebSocket.
+---@param connection integer
+---@param max_message integer bytes, all fragments together
+---@return true? ok
+function network.upgrade(connection, max_message) end
+
+---Sends what waits and a close frame, then closes a WebSocket.
+---@param connection integer
+---@param code integer
+---@param reason string UTF-8
+---@return true? ok
+---@return string? message
+---@return string? kind
+function network.close_websocket(connection, code, reason) end
+
 ---Gives the connection to another service, which gets all events from then on.
 ---@param connection integer
 ---@param to integer|string
@@ -96,6 +124,11 @@ function network.set_max_frame(connection, bytes) end
 ---@param ms integer
 ---@return true? ok
 function network.set_idle(connection, ms) end
+
+---How long ago it was accepted, or was to connect.
+---@param connection integer
+---@return integer? ms
+function network.age(connection) end
 
 ---The address of the other end.
 ---@param connection integer

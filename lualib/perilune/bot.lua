@@ -161,7 +161,7 @@ end
 ---@param options perilune.BotOptions
 ---@return perilune.Bot? player nil when it can't connect
 ---@return string? message
----@return string? code
+---@return string? code as of socket.connect, or of websocket.connect
 function bot.connect(options)
   return dial(setmetatable({
     form = options.form or protocol.JSON, on_push = options.on_push,

@@ -57,7 +57,7 @@ end
 ---@param options perilune.http.RequestOptions?
 ---@return perilune.http.Answer? answer
 ---@return string? message
----@return string? code
+---@return string? code as of http.request
 function http.get(target, options) return http.request("GET", target, options) end
 
 ---http.request("POST", ...)
@@ -67,7 +67,7 @@ function http.get(target, options) return http.request("GET", target, options) e
 ---@param options perilune.http.RequestOptions?
 ---@return perilune.http.Answer? answer
 ---@return string? message
----@return string? code
+---@return string? code as of http.request
 function http.post(target, body, options)
   local settings = {}
   for name, value in pairs(options or {}) do settings[name] = value end

@@ -51,6 +51,7 @@ end
 function services.stop(to)
   local ok, result = pcall(function() return finish(core_stop(to)) end)
   if ok then return result end
+  -- It was killed while it was stopping.
   if type(result) == "table" and result.code == "dead" then return true end
   error(result, 0)
 end

@@ -533,10 +533,10 @@ local function read_to(self, separator, max, deadline)
   end
 end
 
----Waits for data and returns it. What came before the peer closed can still be read.
+---Waits for data and returns it. What came before the peer closed can still be read. Of a raw
+---connection: so many bytes, a line without its end, or "any", whatever has come. Otherwise, and by
+---default: the next frame.
 ---@async
----Of a raw connection: so many bytes, a line without its end, or "any", whatever has come.
----Otherwise, and by default: the next frame.
 ---@param what integer|"frame"|"line"|"any"|nil
 ---@param timeout_ms integer? default: as long as the connection lives
 ---@return string? data
@@ -573,10 +573,10 @@ end
 ---@async
 ---@param separator string not empty
 ---@param max integer? most bytes before it; default 65536
----@param timeout_ms integer?
+---@param timeout_ms integer? default: as long as the connection lives
 ---@return string? data
 ---@return string? message "closed", "timeout" or "too_large"
----@return string? code
+---@return string? code as of read()
 function Connection:read_until(separator, max, timeout_ms)
   if type(separator) ~= "string" or separator == "" then
     error("read_until: a separator expected", 2)
@@ -673,13 +673,13 @@ end
 ---Reading stops soon; what is on its way still comes.
 ---@return true? ok
 ---@return string? message
----@return string? code
+---@return string? code "dead": it is closed already
 function Connection:pause() return network.pause(self.id) end
 
 ---Reads again after pause().
 ---@return true? ok
 ---@return string? message
----@return string? code
+---@return string? code "dead": it is closed already
 function Connection:resume()
   self._held = nil
   return network.resume(self.id)
@@ -689,14 +689,14 @@ end
 ---@param bytes integer
 ---@return true? ok
 ---@return string? message
----@return string? code
+---@return string? code "dead": it is closed already
 function Connection:set_max_frame(bytes) return network.set_max_frame(self.id, bytes) end
 
 ---Closed as "idle" when nothing comes for so long, from now on.
 ---@param ms integer 0: never
 ---@return true? ok
 ---@return string? message
----@return string? code
+---@return string? code "dead": it is closed already
 function Connection:set_idle(ms) return network.set_idle(self.id, ms) end
 
 ---How long ago it was accepted, or was to connect: a handshake counts.

@@ -127,6 +127,14 @@ local function new_connection(below, options, path, protocol)
   return self
 end
 
+-- The handshake is done: messages follow.
+local function upgrade(below, options)
+  local ok, why, code = below:upgrade("websocket",
+    { max_frame = options.max_message or MAX_MESSAGE })
+  if ok then below:set_idle(options.idle_ms or 0) end
+  return ok, why, code
+end
+
 ---Sends a binary message.
 ---@param data string
 ---@return true? ok
@@ -272,17 +280,15 @@ function websocket.accept(request, options)
   local below = request.connection
   local connection = new_connection(below, options, request.path, protocol or nil)
   -- Before the answer, which a frame may follow at once.
-  local sent, why, code =
-    below:upgrade("websocket", { max_frame = options.max_message or MAX_MESSAGE })
-  if sent then
-    sent, why, code = below:write_raw(table.concat {
+  local ok, why, code = upgrade(below, options)
+  if ok then
+    ok, why, code = below:write_raw(table.concat {
       "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
       "Sec-WebSocket-Accept: ", accept_of(request.headers["sec-websocket-key"]), "\r\n",
       protocol and "Sec-WebSocket-Protocol: " .. protocol .. "\r\n" or "", "\r\n",
     })
   end
-  if not sent then return nil, why, code end
-  below:set_idle(options.idle_ms or 0)
+  if not ok then return nil, why, code end
   if options.on_open then call(options.on_open, connection, request) end
   return connection
 end
@@ -361,17 +367,16 @@ end
 
 ---@async
 local function shake_hands(below, parts, options, handshake, key, deadline)
-  local sent, why, code = below:write(handshake)
-  if not sent then return nil, why, code end
-  local text, problem, kind = below:read("frame", math.max(1, math.ceil(deadline - now())))
-  if not text then return nil, parts.authority .. ": no handshake: " .. problem, kind end
+  local ok, text, why, code
+  ok, why, code = below:write(handshake)
+  if not ok then return nil, why, code end
+  text, why, code = below:read("frame", math.max(1, math.ceil(deadline - now())))
+  if not text then return nil, parts.authority .. ": no handshake: " .. why, code end
   local fault, protocol = judge(text, options, key)
   if fault then return nil, parts.authority .. ": " .. fault, "refused" end
   local connection = new_connection(below, options, parts.path, protocol)
-  local ok, text_of, code_of =
-    below:upgrade("websocket", { max_frame = options.max_message or MAX_MESSAGE })
-  if not ok then return nil, text_of, code_of end
-  below:set_idle(options.idle_ms or 0)
+  ok, why, code = upgrade(below, options)
+  if not ok then return nil, why, code end
   if options.on_open then call(options.on_open, connection) end
   return connection
 end
@@ -396,15 +401,16 @@ function websocket.connect(target, options)
   local handshake = make_handshake(parts, options, key)
   local limit = options.connect_ms or 10000
   local deadline = now() + limit
-  local below, text, kind = socket.connect(parts.host, parts.port, {
+  local below, connection
+  below, why, code = socket.connect(parts.host, parts.port, {
     framing = "head", connect_ms = limit,
     tls = parts.scheme == "wss" and (options.tls or true) or nil,
   })
-  if not below then return nil, text, kind end
-  local connection, problem, failed = shake_hands(below, parts, options, handshake, key, deadline)
+  if not below then return nil, why, code end
+  connection, why, code = shake_hands(below, parts, options, handshake, key, deadline)
   if connection then return connection end
   if not below.closed then below:abort() end
-  return nil, problem, failed
+  return nil, why, code
 end
 
 return websocket

@@ -107,10 +107,6 @@ function message.has_token(value, wanted)
   return false
 end
 
----@class perilune.http.Body
----@field text string
----@field content_type string?
-
 ---A body as bytes: a table becomes JSON.
 ---@param body string|number|table|nil
 ---@param level integer? of error()

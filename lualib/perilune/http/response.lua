@@ -154,7 +154,7 @@ end
 ---@param data string? the last part
 ---@return true? ok
 ---@return string? message
----@return string? code
+---@return string? code "closed", or why the connection was closed
 function Response:finish(data)
   if self.closed then return refuse_closed() end
   if not self._begun or data then
@@ -173,7 +173,7 @@ end
 ---@param status integer? default 302
 ---@return true? ok
 ---@return string? message
----@return string? code
+---@return string? code "closed", or why the connection was closed
 function Response:redirect(location, status)
   self:set("location", location)
   return self:send(nil, status or 302)

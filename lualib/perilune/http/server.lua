@@ -8,10 +8,10 @@ local files = require "perilune.http.files"
 local message = require "perilune.http.message"
 local native = require "perilune.native.http"
 local perilune = require "perilune"
+local requests = require "perilune.http.request"
 local responses = require "perilune.http.response"
 local routes = require "perilune.http.routes"
 local socket = require "perilune.socket"
-local url = require "perilune.http.url"
 
 local now = core.native "now"
 local new_token, wait, wake, watch =
@@ -67,91 +67,6 @@ local OF_THE_SOCKET = {
 }
 
 local INTERNAL_ERROR = 1011 -- RFC 6455: a server can't go on
-
--- Requests -------------------------------------------------------------------------------------
-
----@class perilune.http.Request
----@field method string
----@field target string as it came
----@field path string of the target, encoded
----@field query_string string? of the target, encoded
----@field version "1.0"|"1.1"
----@field headers table<string, string> by lower-case name; set-cookie is a list
----@field body string "" when there is none
----@field trailers table<string, string>? headers behind a chunked body
----@field params table<string, string> of the route, decoded
----@field address string of the peer
----@field keep_alive boolean
----@field upgrade boolean it asks for another protocol
----@field connection perilune.socket.Connection
-local Request = {}
-Request.__index = Request
-
----The fields of the query.
----@return table<string, string>? fields of a repeated name the first
----@return table|string list all of them in their order; or a message
----@return string? code
-function Request:query() return url.parse_query(self.query_string or "") end
-
----The fields of a form that was posted.
----@return table<string, string>? fields of a repeated name the first
----@return table|string list all of them in their order; or a message
----@return string? code "unsupported" (another content type), "invalid", "too_large"
-function Request:form()
-  local kind = (self.headers["content-type"] or ""):lower():match "^%s*([^;%s]*)"
-  if kind ~= "application/x-www-form-urlencoded" then
-    return nil, ("a form is application/x-www-form-urlencoded, not %q"):format(kind), "unsupported"
-  end
-  return url.parse_query(self.body)
-end
-
----The body as JSON.
----@return any value nil when it isn't JSON
----@return string? message
----@return string? code "invalid"
-function Request:json() return message.decode_json(self.body) end
-
----The cookies.
----@return table<string, string> values by name; of a repeated one the first
-function Request:cookies()
-  local cookies = {}
-  for name, value in (self.headers.cookie or ""):gmatch "%s*([^=;%s]+)=([^;]*)" do
-    if cookies[name] == nil then cookies[name] = value:match '^"?(.-)"?%s*$' end
-  end
-  return cookies
-end
-
--- Where path and query are in a target; nil for one that is neither a path nor a URL.
-local function split_target(target)
-  if target:sub(1, 1) ~= "/" and target ~= "*" then
-    local parts = url.parse(target)
-    if not parts then return nil end
-    return parts.path, parts.query
-  end
-  local path, mark, query = target:match "^([^?]*)(%??)(.*)$"
-  return path, mark ~= "" and query or nil
-end
-
--- For websocket.accept: the connection stops being HTTP's. False when something has come behind the
--- request: who asks for an upgrade has to wait for the answer.
-function Request:_upgrade()
-  local session = self._session
-  local connection = session.connection
-  if session.data or connection._frames or connection._text then return false end
-  self._upgraded = true
-  session.settings.sessions[connection.id] = nil
-  return true
-end
-
----@return perilune.http.Request? nil when its target can't be
-local function new_request(session, head)
-  local path, query = split_target(head.target)
-  if not path then return nil end
-  head.path, head.query_string, head.params, head.body = path, query, {}, ""
-  head.connection, head.address = session.connection, session.connection.address
-  head._session = session
-  return setmetatable(head, Request)
-end
 
 -- Sessions: what a connection is while it speaks HTTP ------------------------------------------
 
@@ -334,7 +249,7 @@ local function read_request(session, deadline)
   local settings = session.settings
   local event, head, _, status = next_event(session, deadline)
   if not event then return status and refuse(session, status, status ~= 408 and head or nil) end
-  local request = new_request(session, head)
+  local request = requests.new(session, head)
   if not request then return refuse(session, 400, "the target is no path") end
   local route, refusal, allow = find_route(settings, request)
   local limit = route and route.max_body or settings.max_body
