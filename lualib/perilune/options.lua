@@ -11,14 +11,14 @@ local options = {}
 local callback = require "perilune.callback"
 
 ---@class perilune.Option
----@field type "boolean"|"integer"|"number"|"string"|"table"|"callback"|"any"
+---@field type "boolean"|"integer"|"number"|"string"|"table"|"function"|"callback"|"any"
 ---@field default any
 ---@field min number?
 ---@field max number?
 ---@field choices any[]?
 ---@field required boolean?
 ---@field unit string?
----@field meaning string
+---@field meaning string? what it is, for errors
 
 local WANTED = { callback = "a function or the name of one" }
 

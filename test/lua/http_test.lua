@@ -159,8 +159,8 @@ test("routes that can't be are refused with their name", function()
   test.raises(function()
     http.listen { routes = { ["GET /:a"] = "on_a", ["GET /:b"] = "on_b" } }
   end, "twice")
-  test.raises(function() http.listen { prot = 80 } end, 'no option "prot"')
-  test.raises(function() http.listen { max_body = "1" } end, "whole number")
+  test.raises(function() http.listen { prot = 80 } end, "no option prot")
+  test.raises(function() http.listen { max_body = "1" } end, "max_body has to be of type integer")
   test.raises(function() http.listen { max_headers = 100000 } end, "headers has to be")
   test.raises(function() http.listen { static = { ["/"] = "../etc" } } end, "below the data folder")
 end)
@@ -536,7 +536,8 @@ test("requests that can't be are refused", function()
     test.raises(function() http.get("http://127.0.0.1:1/", { headers = headers }) end, "header")
   end
   test.raises(function() http.request("GET\r\nX: y", "http://a/") end, "no method")
-  test.raises(function() http.get("http://a/", { time = 5 }) end, 'no option "time"')
+  test.raises(function() http.get("http://a/", { time = 5 }) end, "no option time")
+  test.raises(function() http.get("http://a/", { timeout_ms = -1 }) end, "timeout_ms has to be from 0")
 end)
 
 -- A server that says what it is told to.
@@ -633,6 +634,20 @@ test("interim responses, and bodies that last until the end, are read", function
   test.equal({ answer.status, answer.body, answer.headers.x, answer.version },
     { 200, "to the end", "1, 2", "1.0" })
   listener:close()
+end)
+
+test("misuse is raised where it was", function()
+  for _, misuse in ipairs {
+    function() http.get(5) end,
+    function() http.get("http://a/", { time = 5 }) end,
+    function() http.request("GET", "http://a/", { headers = { ["a b"] = "c" } }) end,
+    function() http.post("http://a/", print) end,
+    function() http.request("GET\r\nX: y", "http://a/") end,
+    function() http.listen { prot = 80 } end,
+    function() http.listen { routes = { ["GET /"] = 5 } } end,
+  } do
+    test.raises(misuse, "^%S*/http_test%.lua:%d+: ")
+  end
 end)
 
 -- URLs ------------------------------------------------------------------------------------------

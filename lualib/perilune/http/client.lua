@@ -5,6 +5,7 @@ local client = {}
 local core = require "perilune.core"
 local message = require "perilune.http.message"
 local native = require "perilune.native.http"
+local options = require "perilune.options"
 local socket = require "perilune.socket"
 local url = require "perilune.http.url"
 
@@ -12,15 +13,16 @@ local now = core.native "now"
 local new_token, wait, wake =
   core.native "core_token", core.native "core_wait", core.native "core_wake"
 
-local DEFAULTS = {
-  timeout_ms = 30000, connect_ms = 10000, max_body = 16 * 1024 * 1024, redirects = 5,
-  keep_alive = true, max_per_host = 64, max_idle_per_host = 8, idle_ms = 30000,
-}
-local KNOWN = {
-  headers = "table", body = "any", form = "table", query = "table", tls = "table",
-  on_body = "function", timeout_ms = "number", connect_ms = "number", max_body = "number",
-  redirects = "number", keep_alive = "boolean", max_per_host = "number",
-  max_idle_per_host = "number", idle_ms = "number",
+local function number(default, min)
+  return { type = "integer", min = min or 0, default = default }
+end
+
+local OPTIONS = {
+  headers = { type = "table" }, body = { type = "any" }, form = { type = "table" },
+  query = { type = "table" }, tls = { type = "table" }, on_body = { type = "function" },
+  timeout_ms = number(30000), connect_ms = number(10000), max_body = number(16 * 1024 * 1024),
+  redirects = number(5), keep_alive = { type = "boolean", default = true },
+  max_per_host = number(64, 1), max_idle_per_host = number(8), idle_ms = number(30000),
 }
 local METHODS = {
   GET = true, HEAD = true, POST = true, PUT = true, DELETE = true, PATCH = true, OPTIONS = true,
@@ -133,8 +135,8 @@ local function leave(pool)
   pool.drop()
 end
 
-local function keep(pool, connection, options)
-  if connection.closed or not options.keep_alive or #pool.idle >= options.max_idle_per_host then
+local function keep(pool, connection, settings)
+  if connection.closed or not settings.keep_alive or #pool.idle >= settings.max_idle_per_host then
     if not connection.closed then connection:close() end
     return
   end
@@ -142,7 +144,7 @@ local function keep(pool, connection, options)
   connection.on_close = function() forget_idle(pool, connection) end
   -- What comes without having been asked for can only be a mistake.
   connection.on_data = function() connection:abort() end
-  connection:set_idle(options.idle_ms)
+  connection:set_idle(settings.idle_ms)
 end
 
 ---@async
@@ -170,10 +172,10 @@ local function too_slow(code, parts, what)
 end
 
 ---@async
-local function connect(parts, options, deadline)
-  local left = math.ceil(math.min(options.connect_ms, deadline - now()))
+local function connect(parts, settings, deadline)
+  local left = math.ceil(math.min(settings.connect_ms, deadline - now()))
   if left <= 0 then return too_slow("connect_timeout", parts, "not connected") end
-  local tls = parts.scheme == "https" and (options.tls or true) or nil
+  local tls = parts.scheme == "https" and (settings.tls or true) or nil
   local limit = now() + left
   local connection, why, code =
     socket.connect(parts.host, parts.port, { connect_ms = left, tls = tls })
@@ -251,11 +253,11 @@ local function read_body(exchange, head, on_body)
 end
 
 ---@async
-local function exchange_on(connection, request, options, deadline)
+local function exchange_on(connection, request, settings, deadline)
   local parts = request.parts
   local exchange = {
     connection = connection, deadline = deadline, phase = "head", parts = parts,
-    parser = native.parser("response", { body_bytes = options.max_body, header_bytes = 65536 }),
+    parser = native.parser("response", { body_bytes = settings.max_body, header_bytes = 65536 }),
   }
   if request.method == "HEAD" then exchange.parser:expect_no_body() end
   local head = make_head(request.method, parts, request.headers)
@@ -268,19 +270,19 @@ local function exchange_on(connection, request, options, deadline)
   else
     why, code = text, failed
   end
-  if answer then answer, why, code = read_body(exchange, answer, options.on_body) end
+  if answer then answer, why, code = read_body(exchange, answer, settings.on_body) end
   local reusable = answer and answer.keep_alive and answer.status ~= 101 and
     (not exchange.data or exchange.at > #exchange.data)
   return answer, why, code, reusable, exchange.answered
 end
 
 ---@async
-local function on_fresh(pool, request, options, deadline)
-  local connection, why, code = connect(request.parts, options, deadline)
+local function on_fresh(pool, request, settings, deadline)
+  local connection, why, code = connect(request.parts, settings, deadline)
   if not connection then return nil, why, code end
-  local answer, text, failed, reusable = exchange_on(connection, request, options, deadline)
+  local answer, text, failed, reusable = exchange_on(connection, request, settings, deadline)
   if reusable then
-    keep(pool, connection, options)
+    keep(pool, connection, settings)
   elseif not connection.closed then
     connection:abort()
   end
@@ -290,13 +292,13 @@ end
 -- By a connection that waited, or else a new one. A server may close one just when it is used:
 -- then nothing was answered, and what can be repeated is.
 ---@async
-local function on_pool(pool, request, options, deadline)
-  local connection = options.keep_alive and take_idle(pool)
+local function on_pool(pool, request, settings, deadline)
+  local connection = settings.keep_alive and take_idle(pool)
   if connection then
     local answer, why, code, reusable, answered =
-      exchange_on(connection, request, options, deadline)
+      exchange_on(connection, request, settings, deadline)
     if reusable then
-      keep(pool, connection, options)
+      keep(pool, connection, settings)
       return answer
     end
     if not connection.closed then connection:abort() end
@@ -305,17 +307,17 @@ local function on_pool(pool, request, options, deadline)
       return nil, why, code
     end
   end
-  return on_fresh(pool, request, options, deadline)
+  return on_fresh(pool, request, settings, deadline)
 end
 
 ---@async
-local function exchange_once(request, options, deadline)
-  local pool = pool_for(request.parts, request.parts.scheme == "https" and options.tls or nil)
-  if not enter(pool, options.max_per_host, deadline) then
+local function exchange_once(request, settings, deadline)
+  local pool = pool_for(request.parts, request.parts.scheme == "https" and settings.tls or nil)
+  if not enter(pool, settings.max_per_host, deadline) then
     return too_slow("connect_timeout", request.parts,
-      ("none of %d connections was free"):format(options.max_per_host))
+      ("none of %d connections was free"):format(settings.max_per_host))
   end
-  local ok, answer, why, code = xpcall(on_pool, debug.traceback, pool, request, options, deadline)
+  local ok, answer, why, code = xpcall(on_pool, debug.traceback, pool, request, settings, deadline)
   leave(pool)
   if not ok then error(answer, 0) end -- on_body raised
   return answer, why, code
@@ -323,38 +325,24 @@ end
 
 -- Requests -------------------------------------------------------------------------------------
 
-local function read_options(given)
-  local options = {}
-  for name, default in pairs(DEFAULTS) do options[name] = default end
-  for name, value in pairs(given or {}) do
-    local wanted = KNOWN[name]
-    if not wanted then error(("http.request: there is no option %q"):format(tostring(name)), 4) end
-    if wanted ~= "any" and type(value) ~= wanted then
-      error(("http.request: %s has to be a %s, got %s"):format(name, wanted, type(value)), 4)
-    end
-    options[name] = value
-  end
-  return options
-end
-
-local function make_request(method, parts, options)
+local function make_request(method, parts, settings)
   if not METHODS[method] then
     error(("http.request: %q is no method that can be sent: GET, POST, ..."):format(
-      tostring(method)), 4)
+      tostring(method)), 3)
   end
-  local headers = message.check_headers(options.headers, 4)
+  local headers = message.check_headers(settings.headers, 3)
   for _, name in ipairs { "content-length", "transfer-encoding" } do
-    if headers[name] then error("http.request: " .. name .. " is set by the body", 4) end
+    if headers[name] then error("http.request: " .. name .. " is set by the body", 3) end
   end
-  local body, kind = message.encode_body(options.body, 4)
-  if options.form then
-    body, kind = url.build_query(options.form), "application/x-www-form-urlencoded"
+  local body, kind = message.encode_body(settings.body, 3)
+  if settings.form then
+    body, kind = url.build_query(settings.form), "application/x-www-form-urlencoded"
   end
   if kind and not headers["content-type"] then headers["content-type"] = kind end
   if body or method == "POST" or method == "PUT" or method == "PATCH" then
     headers["content-length"] = tostring(#(body or ""))
   end
-  if not options.keep_alive then headers.connection = "close" end
+  if not settings.keep_alive then headers.connection = "close" end
   if not headers["user-agent"] then headers["user-agent"] = "perilune" end
   headers.host = headers.host or parts.authority
   return { method = method, parts = parts, headers = headers, body = body or "" }
@@ -389,14 +377,14 @@ local function finish(answer, request)
   return setmetatable(answer, Answer)
 end
 
-local function read_url(target, options)
+local function read_url(target, settings)
   local parts, why, code = url.parse(target)
   if not parts then return nil, why, code end
   if parts.scheme ~= "http" and parts.scheme ~= "https" then
     return nil, ("%s: http:// or https:// expected"):format(target:sub(1, 200)), "invalid"
   end
-  if options.query then
-    parts.target = parts.target .. (parts.query and "&" or "?") .. url.build_query(options.query)
+  if settings.query then
+    parts.target = parts.target .. (parts.query and "&" or "?") .. url.build_query(settings.query)
   end
   return parts
 end
@@ -411,23 +399,23 @@ end
 ---@return string? code
 function client.request(method, target, given)
   if type(target) ~= "string" then
-    error("http.request: a URL expected, got " .. type(target), 3)
+    error("http.request: a URL expected, got " .. type(target), 2)
   end
-  local options = read_options(given)
-  local parts, problem, kind = read_url(target, options)
+  local settings = options.read_for("http.request", OPTIONS, given)
+  local parts, problem, kind = read_url(target, settings)
   if not parts then return nil, problem, kind end
-  local request = make_request(method, parts, options)
-  local deadline = now() + options.timeout_ms
-  for _ = 0, options.redirects do
-    local answer, why, code = exchange_once(request, options, deadline)
+  local request = make_request(method, parts, settings)
+  local deadline = now() + settings.timeout_ms
+  for _ = 0, settings.redirects do
+    local answer, why, code = exchange_once(request, settings, deadline)
     if not answer then return nil, why, code end
-    if not REDIRECTS[answer.status] or not answer.headers.location or options.redirects == 0 then
+    if not REDIRECTS[answer.status] or not answer.headers.location or settings.redirects == 0 then
       return finish(answer, request)
     end
     request, why, code = follow(request, answer)
     if not request then return nil, why, code end
   end
-  return nil, ("more than %d redirects"):format(options.redirects), "too_many_redirects"
+  return nil, ("more than %d redirects"):format(settings.redirects), "too_many_redirects"
 end
 
 ---Closes the connections of this service that wait for their next request.

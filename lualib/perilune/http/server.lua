@@ -7,6 +7,7 @@ local core = require "perilune.core"
 local files = require "perilune.http.files"
 local message = require "perilune.http.message"
 local native = require "perilune.native.http"
+local options = require "perilune.options"
 local perilune = require "perilune"
 local requests = require "perilune.http.request"
 local responses = require "perilune.http.response"
@@ -47,19 +48,18 @@ local new_token, wait, wake, watch =
 ---@field backlog integer?
 ---@field stall_ms integer?
 
--- Type and default of each option.
+local function number(default) return { type = "integer", min = 0, default = default } end
+
 local OPTIONS = {
-  host = { "string" }, port = { "number" }, tls = { "table" }, routes = { "table" },
-  on_request = { "handler" }, static = { "table" }, max_body = { "number", 1024 * 1024 },
-  max_bodies = { "number", 64 * 1024 * 1024 },
-  max_header_bytes = { "number", 16 * 1024 }, max_headers = { "number", 100 },
-  max_target = { "number", 8 * 1024 }, header_ms = { "number", 10000 },
-  body_ms = { "number", 30000 }, handler_ms = { "number", 30000 },
-  keep_alive_ms = { "number", 60000 }, max_connections = { "number" },
-  max_per_address = { "number" }, max_handshakes = { "number" },
-  max_handshakes_per_address = { "number" }, handshake_ms = { "number" },
-  until_upgrade = { "boolean" }, exempt = { "table" }, backlog = { "number" },
-  stall_ms = { "number" },
+  host = { type = "string" }, port = number(), tls = { type = "table" },
+  routes = { type = "table" }, on_request = { type = "callback" }, static = { type = "table" },
+  max_body = number(1024 * 1024), max_bodies = number(64 * 1024 * 1024),
+  max_header_bytes = number(16 * 1024), max_headers = number(100), max_target = number(8 * 1024),
+  header_ms = number(10000), body_ms = number(30000), handler_ms = number(30000),
+  keep_alive_ms = number(60000), max_connections = number(), max_per_address = number(),
+  max_handshakes = number(), max_handshakes_per_address = number(), handshake_ms = number(),
+  until_upgrade = { type = "boolean" }, exempt = { type = "table" }, backlog = number(),
+  stall_ms = number(),
 }
 local OF_THE_SOCKET = {
   "host", "port", "tls", "max_connections", "max_per_address", "max_handshakes",
@@ -351,33 +351,6 @@ function Server:connections()
   return count
 end
 
-local function check_option(name, value)
-  local option = OPTIONS[name]
-  if not option then
-    error(("http.listen: there is no option %q"):format(tostring(name)), 4)
-  end
-  local kind = type(value)
-  local wanted = option[1]
-  local good = kind == wanted or (wanted == "handler" and callback.is(value))
-  if not good or (kind == "number" and (value < 0 or value % 1 ~= 0)) then
-    error(("http.listen: %s can't be %s: %s expected"):format(name, tostring(value),
-      wanted == "number" and "a whole number" or wanted), 4)
-  end
-end
-
-local function read_options(given)
-  if type(given) ~= "table" then
-    error("http.listen: a table of options expected, got " .. type(given), 3)
-  end
-  local settings = { sessions = {}, held = 0 }
-  for name, value in pairs(given) do check_option(name, value) end
-  for name, option in pairs(OPTIONS) do
-    settings[name] = given[name]
-    if settings[name] == nil then settings[name] = option[2] end
-  end
-  return settings
-end
-
 local function make_tree(settings)
   local tree = routes.new(settings.routes)
   for path, mount in pairs(settings.static or {}) do
@@ -391,14 +364,15 @@ local function make_tree(settings)
 end
 
 ---Answers requests. Raises for options that can't be.
----@param options perilune.http.ListenOptions
+---@param given perilune.http.ListenOptions
 ---@return perilune.http.Server? server
 ---@return string? message
 ---@return string? code "exists" (the port is in use), "invalid", "unavailable"
-function server.listen(options)
-  local settings = read_options(options)
+function server.listen(given)
+  local settings = options.read_for("http.listen", OPTIONS, given)
+  settings.sessions, settings.held = {}, 0
   local ok, tree = pcall(make_tree, settings)
-  if not ok then error("http.listen: " .. tostring(tree), 3) end
+  if not ok then error("http.listen: " .. tostring(tree), 2) end
   settings.tree = tree
   settings.fallback = settings.on_request and { handler = settings.on_request }
   settings.limits = {
