@@ -1,5 +1,6 @@
 -- Positions over ENet: what everybody must get is reliable, where somebody is may be lost.
 local enet = require "perilune.enet"
+local options = require "perilune.options"
 local perilune = require "perilune"
 
 local world = {} -- the commands of this service
@@ -16,9 +17,10 @@ local function tell(data, how, except)
   end
 end
 
-function world.on_start(options)
+function world.on_start(given)
+  local settings = options.read(world.options, given)
   listener = assert(enet.listen {
-    port = options and options.port or 7001,
+    port = settings.port,
     on_open = "on_open", on_data = "on_data", on_close = "on_close", -- by name: reload takes effect
   })
   perilune.log.info("ENet at %s:%d", listener.host, listener.port)
