@@ -6,11 +6,10 @@ local test = require "perilune.test"
 
 local servers = {}
 
-local PROGRAMS = { mysql = "mariadbd", redis = "redis-server" }
-local count = 0
+local PROGRAMS = { mysql = "mariadbd", redis = "redis-check-rdb", sentinel = "redis-check-rdb" }
 
 ---Why there can be no server of that kind here, or nil.
----@param kind "mysql"|"redis"
+---@param kind "mysql"|"redis"|"sentinel"
 ---@return string? why
 function servers.missing(kind)
   local pipe = assert(io.popen("PATH=$PATH:/usr/sbin command -v " .. PROGRAMS[kind]))
@@ -44,19 +43,23 @@ local function expect(server, wanted)
   if port then server.port, server.pid = tonumber(port), tonumber(pid) end
 end
 
+-- A word for the shell.
+local function quote(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
+
 ---Starts a server.
 ---@async
----@param kind "mysql"|"redis"
+---@param kind "mysql"|"redis"|"sentinel"
+---@param lines string[]? of the configuration of a server of Redis; PORT in them is its port
 ---@return test.Server
-function servers.start(kind)
-  count = count + 1
+function servers.start(kind, lines)
   -- Its socket's path, which is in there, has to be short.
   local folder = os.tmpname()
   os.remove(folder)
   local server = setmetatable({ _folder = folder, _answers = 0 }, Server)
   -- It ends when the pipe does, however this process ends.
-  server._pipe = assert(io.popen(
-    ("PATH=$PATH:/usr/sbin test/data/servers/launch %s %s"):format(kind, folder), "w"))
+  local words = { "PATH=$PATH:/usr/sbin", "test/data/servers/launch", kind, folder }
+  for _, line in ipairs(lines or {}) do words[#words + 1] = quote(line) end
+  server._pipe = assert(io.popen(table.concat(words, " "), "w"))
   expect(server, "up ")
   return server
 end
