@@ -45,13 +45,13 @@ CPPFLAGS := -Iengine/include -Iengine -isystem build/3rd/include \
 	-DSPDLOG_FMT_EXTERNAL -DPERILUNE_VERSION='"$(VERSION)"' $(THIRD_DEFINES)
 # -rdynamic: Lua modules in shared libraries find the Lua API in the program.
 LDFLAGS := -rdynamic -pthread
-LDLIBS := -lspdlog -lfmt -lhttp_parser -lssl -lcrypto -largon2 -lenet -ldl -lm
+LDLIBS := -lspdlog -lfmt -lhttp_parser -lssl -lcrypto -largon2 -lenet -lhiredis -ldl -lm
 
 # ---- what there is: files are found, not listed ----
 
 LIBRARY_SOURCES := $(wildcard $(addprefix engine/,$(addsuffix /*.cpp,core net data game lua node)))
 MAIN_SOURCES := $(wildcard engine/main.cpp engine/cli/*.cpp)
-TEST_SOURCES := $(wildcard test/core/*.cpp test/net/*.cpp test/embed/*.cpp)
+TEST_SOURCES := $(wildcard test/core/*.cpp test/net/*.cpp test/data/*.cpp test/embed/*.cpp)
 # Each of these files is a program: examples/embed/embed.cpp -> build/<mode>/examples/embed/embed
 PROGRAM_SOURCES := $(wildcard examples/*/*.cpp)
 BENCH_SOURCES := $(wildcard test/bench/*.cpp)

@@ -13,6 +13,7 @@
 #include "lua/lua_http.h"
 #include "lua/lua_packet.h"
 #include "lua/lua_password.h"
+#include "lua/lua_redis.h"
 #include "lua/lua_socket.h"
 #include "lua/lua_udp.h"
 #include "lua/vm.h"
@@ -82,6 +83,10 @@ LuaHost::LuaHost(Kernel& kernel, Network* network, Udp* udp, LuaHostOptions opti
     if (network != nullptr) {
         add_module("perilune.native.socket", push_socket_library);
         add_module("perilune.gate", push_gate_library);
+        add_module("perilune.native.redis", [](lua_State* L) {
+            push_redis_library(L);
+            Vm::of(L).needs_close();  // readers hold memory that isn't Lua's
+        });
     }
     if (udp != nullptr) {
         add_module("perilune.native.udp", push_udp_library);
