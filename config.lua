@@ -21,6 +21,8 @@ return {
   services = {
     { script = "auth" },
     { script = "talkroom" },
+    -- Which gateways there are: GET http://127.0.0.1:6082/server_info
+    { script = "center", options = { port = 6082 } },
     { script = "gateway", options = { listen = {
       { port = 6080 }, -- TCP
       { port = 6081, kind = "websocket" },

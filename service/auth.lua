@@ -15,6 +15,7 @@ local options = require "perilune.options"
 local packet = require "perilune.packet"
 local password = require "perilune.password"
 local protocol = require "perilune.protocol"
+local game = require "protocol" ---@type perilune.Protocol
 
 local auth = {}
 local client = {}
@@ -48,9 +49,22 @@ local exempt = {}
 local account_lockout, address_lockout, guest_buckets
 local secret = crypto.random_bytes(32) -- of this node, until the store keeps one
 
+local refused_for_maintenance = 0
+
 local function refuse(status) return { status = status } end
 
 -- ---- logins ----
+
+-- Whether nobody may log in now, which the connection is told with the reason (service/center.lua).
+local function is_maintenance(key)
+  local center = perilune.shared "center"
+  if not center or center.maintenance == "" then return false end
+  refused_for_maintenance = refused_for_maintenance + 1
+  if game.commands["system.announcement"] then
+    gateway.tell(key, "system.announcement", { text = center.maintenance })
+  end
+  return true
+end
 
 local function log_in(key, account)
   if account.status ~= 1 then return refuse(STATUS.illegal_account) end
@@ -70,6 +84,7 @@ local function new_guest()
 end
 
 function client.guest_login(key, guest_key, address)
+  if is_maintenance(key) then return refuse(STATUS.busy) end
   if #guest_key ~= KEY_BYTES or guest_key:find("[^%w]") then
     return refuse(STATUS.invalid_params)
   end
@@ -103,6 +118,7 @@ local function forgive_guess(name, address)
 end
 
 function client.account_login(key, body, address)
+  if is_maintenance(key) then return refuse(STATUS.busy) end
   local name, now = body.uname:lower(), perilune.now()
   if #name > MAX_NAME_BYTES or #body.upwd > MAX_PASSWORD_BYTES then
     return refuse(STATUS.invalid_params)
@@ -172,8 +188,10 @@ function auth.freeze(uid, frozen)
 end
 
 ---What an operator wants to know.
----@return table numbers
-function auth.stats() return { accounts = accounts.count() } end
+---@return table numbers accounts; refused_for_maintenance: logins
+function auth.stats()
+  return { accounts = accounts.count(), refused_for_maintenance = refused_for_maintenance }
+end
 
 function auth.on_start(given)
   settings = options.read(auth.options, given)

@@ -6,6 +6,7 @@ return protocol.declare {
   messages = {
     member = "uid u32, uname string, usex i16",
     line = "id u32, uid u32, uname string, usex i16, text string, time u32",
+    listener = "kind string, host string, port u16, tls bool",
   },
 
   talkroom = {
@@ -34,5 +35,13 @@ return protocol.declare {
     register = { 4, request = "uname string, upwd string", reply = "status i16" },
     logout = { 5, reply = "status i16" },
     edit_profile = { 6, request = "unick string, usex i16, uface i16", reply = "status i16" },
+  },
+
+  system = {
+    stype = 3, service = "center",
+    server_info = {
+      1, login = true, reply = "status i16, listeners listener[], maintenance string",
+    },
+    announcement = { 2, push = "text string" },
   },
 }

@@ -133,8 +133,13 @@ function client.on_packet(data, key, address)
     return refuse(data, key, "unknown_command", command.name .. " is not served here", command,
       request_id)
   end
-  if uid < protocol.FIRST_KEY then meet(game, uid, form) end
+  if uid < protocol.FIRST_KEY then
+    meet(game, uid, form)
+  else
+    game.forms[uid] = form -- for gateway.tell, until the command has ended
+  end
   run(body, command, form, uid, request_id, key, address, handler)
+  if uid >= protocol.FIRST_KEY then game.forms[uid] = nil end
 end
 
 ---Has the running service's packets handled by its second table.

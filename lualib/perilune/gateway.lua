@@ -61,6 +61,17 @@ function gateway.push(uid, name, body) return push(uid, name, body, false) end
 ---@return "dead"|"overloaded"? why nothing was sent to the gateway
 function gateway.push_unreliable(uid, name, body) return push(uid, name, body, true) end
 
+---For a command that is allowed before login: sends a packet to the connection that it came from,
+---ahead of the reply.
+---@param key integer as the command got it
+---@param name string
+---@param body any
+function gateway.tell(key, name, body)
+  local game = declared()
+  local data = game:encode_reply(name, game.forms[key] or protocol.JSON, body, nil, key)
+  perilune.send(perilune.sender(), "deliver", data, key)
+end
+
 -- uids by gateway and form.
 local function group(game, uids, except)
   local groups, found = {}, {}

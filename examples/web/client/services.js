@@ -3,6 +3,7 @@ export const services = {
   messages: {
     member: "uid u32, uname string, usex i16",
     line: "id u32, uid u32, uname string, usex i16, text string, time u32",
+    listener: "kind string, host string, port u16, tls bool",
   },
 
   talkroom: {
@@ -35,5 +36,13 @@ export const services = {
     edit_profile: {
       ctype: 6, request: "unick string, usex i16, uface i16", reply: "status i16",
     },
+  },
+
+  system: {
+    stype: 3, service: "center",
+    server_info: {
+      ctype: 1, login: true, reply: "status i16, listeners listener[], maintenance string",
+    },
+    announcement: { ctype: 2, push: "text string" },
   },
 };
