@@ -35,6 +35,7 @@ local counters = require "gateway.counters"
 local crowd = require "gateway.crowd"
 local keys = require "gateway.keys"
 local listeners = require "gateway.listeners"
+local reports = require "gateway.reports"
 local requests = require "gateway.requests"
 local sessions = require "gateway.sessions"
 local settings = require "gateway.settings"
@@ -247,6 +248,13 @@ function gateway.kick(uid, reason, text)
   return true
 end
 
+---Sends a packet to all players who are logged in.
+---@param json string for those who use JSON
+---@param buf string for those who use BUF
+function gateway.deliver_to_all(json, buf) reports.deliver_to_all(json, buf) end
+
+function gateway.on_report() reports.send() end
+
 ---What an operator wants to know.
 ---@return table numbers counters by name; sessions (those that are kept, too), kept_now, users and
 ---pending as they are now; listeners: kind, port, whether it has TLS or encrypts, and by which
@@ -268,6 +276,7 @@ function gateway.on_start(given)
   keys.start()
   requests.start()
   listeners.start()
+  reports.start()
 end
 
 function gateway.on_stop()

@@ -51,6 +51,12 @@ settings.DECLARED = {
     meaning = "of these, in bytes" },
   resume_total_bytes = { type = "integer", default = 67108864, min = 64, max = 2 ^ 40,
     unit = "bytes", meaning = "the same of all sessions together, each having an equal share" },
+  center = { type = "string", default = "center",
+    meaning = "who sends clients here; \"\": nobody" },
+  report_ms = { type = "integer", default = 1000, min = 10, max = 3600000, unit = "ms",
+    meaning = "pause between two reports to it" },
+  public_host = { type = "string", default = "",
+    meaning = "this gateway's address for clients; \"\": where they reached the center" },
   routes = { type = "table", default = {},
     meaning = "who serves a service of the protocol: { scene = \"scene1\" }; default: its name" },
 }

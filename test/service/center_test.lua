@@ -156,6 +156,55 @@ test("during maintenance logins are refused with the reason, in either form", fu
   end)
 end)
 
+test("a gateway reports itself, and a client finds it by packet", function()
+  with_center({}, function(url)
+    world.with({ gateway = { report_ms = 20, max_connections = 400 } }, function(port)
+      local listeners = { { kind = "tcp", host = "127.0.0.1", port = port, tls = false } }
+      test.eventually(function() return http.get(url).status == 200 end)
+      test.equal(http.get(url):json().listeners, listeners)
+      for form = protocol.JSON, protocol.BUF do
+        local player = world.connect(port, form)
+        local info = player:request "system.server_info"
+        listeners[1].host = ""
+        test.equal({ info.status, info.listeners, info.maintenance }, { STATUS.ok, listeners, "" })
+        test.ok(player:login(), "on the same connection")
+        test.equal(player:request("system.server_info").status, STATUS.invalid_operation)
+        player:close()
+      end
+      local player = world.player(port)
+      test.eventually(function()
+        local stats = perilune.call("center", "stats")
+        return stats.sessions == 1 and stats.room == 400
+      end)
+      player:close()
+    end)
+    test.eventually(function() return perilune.call("center", "stats").gateways == 0 end)
+  end)
+end)
+
+test("all players who are logged in hear an announcement, also one who resumes", function()
+  with_center({}, function()
+    world.with({}, function(port)
+      local players = { world.player(port, protocol.JSON), world.player(port, protocol.BUF) }
+      local resuming, outside = world.connect(port), world.connect(port)
+      resuming:request("protocol.hello", { version = 1 })
+      test.ok(resuming:login())
+      resuming.connection:abort()
+      world.wait_for("kept_now", 1)
+      test.equal(perilune.call("center", "maintain", "in 5 minutes"), 1)
+      for _, player in ipairs(players) do
+        test.equal({ player:next() }, { "system.announcement", { text = "in 5 minutes" } })
+      end
+      test.ok(resuming:resume())
+      test.equal({ resuming:next() }, { "system.announcement", { text = "in 5 minutes" } })
+      test.ok(outside:send "protocol.ping")
+      test.equal(outside:next(), "protocol.pong", "nothing else for who isn't logged in")
+      for _, player in ipairs { players[1], players[2], resuming, outside } do player:close() end
+      perilune.call("center", "maintain")
+    end)
+  end)
+end)
+
 test("maintenance outlives the service that began it", function()
   with_center({ maintenance = "later" }, function() end)
   with_center({}, function(url)
