@@ -104,9 +104,9 @@ function gate.write(key, packet) end
 ---@param packet string
 function gate.write_once(key, packet) end
 
----A peer of perilune.enet belongs to a player's session: its packets are the session's, and what may
----be lost (gateway.push_unreliable) goes to it. One peer at a time; it ends by close_udp, or when the
----player leaves, the session is kept or moves: the script closes the peer itself.
+---A peer of perilune.enet belongs to a player's session: its packets are the session's, and what
+---may be lost (gateway.push_unreliable) goes to it. One peer at a time; it ends by close_udp, or
+---when the player leaves, the session is kept or moves: the script closes the peer itself.
 ---@param key integer
 ---@param peer integer id of it
 ---@return boolean opened false when the session is nobody's, kept or closing
@@ -156,8 +156,8 @@ function gate.write_again(key, number) end
 function gate.trim() end
 
 ---Counters: packets_in, forwarded, packets_out, undeliverable; udp_packets_in (of these),
----udp_packets_out, and udp_fallbacks, which were too large for a peer or couldn't be given to it; as
----it is now: users, resume_bytes.
+---udp_packets_out, and udp_fallbacks, which were too large for a peer or couldn't be given to it;
+---as it is now: users, resume_bytes.
 ---@return table<string, integer> numbers
 function gate.stats() end
 

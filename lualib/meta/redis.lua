@@ -7,8 +7,8 @@
 ---@field slots integer 16384, of a cluster
 local native = {}
 
----Replies of a stream. Each is taken as a whole: texts as strings, integers as numbers (beyond 2^53 as
----strings), arrays as lists with `null` for nothing and error objects for errors.
+---Replies of a stream. Each is taken as a whole: texts as strings, integers as numbers (beyond 2^53
+---as strings), arrays as lists with `null` for nothing and error objects for errors.
 ---@class perilune.native.redis.Reader
 local Reader = {}
 

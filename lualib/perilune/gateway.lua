@@ -52,8 +52,8 @@ function gateway.push(uid, name, body) return push(uid, name, body, false) end
 
 ---Sends a packet that only the next one makes worth anything, such as where something moves to. To
 ---players with UDP it goes by that: it may be lost, and one that comes later than a newer one is
----dropped. All others, and packets over 1,200 bytes, get it as by push(). Who is away for now, to resume,
----never gets it.
+---dropped. All others, and packets over 1,200 bytes, get it as by push(). Who is away for now, to
+---resume, never gets it.
 ---@param uid integer
 ---@param name string
 ---@param body any
