@@ -44,13 +44,13 @@ function codec:decode(bytes) end
 ---@return string text
 function codec:to_json(value) end
 
----Checks a value that came as JSON. Returns a copy with exactly the declared fields, equal to
----what `decode` gives for the same content.
----@param value any
+---The value of JSON text, with exactly the declared fields: what `decode` gives for the same
+---content. Others are left out, and of several with one key the last counts.
+---@param text string UTF-8
 ---@return any value nil for one that doesn't fit
 ---@return string? message
----@return "malformed"? code
-function codec:accept(value) end
+---@return "malformed"|"invalid_params"|nil code "malformed": it is no JSON at all
+function codec:from_json(text) end
 
 ---The four numbers a packet begins with.
 ---@param data string
@@ -69,6 +69,34 @@ function packet.header(data) end
 ---@return string data
 function packet.make(stype, ctype, utag, proto_type, body) end
 
+---A packet of a value. Raises for a number out of range, and, naming the field, for what doesn't
+---fit.
+---@param fields perilune.packet.Codec? nil: no fields are declared, and the value is nil
+---@param stype integer
+---@param ctype integer
+---@param utag integer
+---@param proto_type integer 2: BUF; else JSON
+---@param value any
+---@param request_id integer? positive; only JSON has room for it
+---@return string data
+function packet.encode(fields, stype, ctype, utag, proto_type, value, request_id) end
+
+---The value of a packet. Raises for one that is shorter than its header.
+---@param fields perilune.packet.Codec? nil: no fields are declared
+---@param data string
+---@param takes_nothing boolean? all fields may be left out, and so may the value
+---@return boolean ok
+---@return any value or message
+---@return integer|string|nil request_id or code: "malformed" (nobody who follows the protocol sends
+---this) or "invalid_params" (JSON that doesn't fit)
+---@return integer? request_id of one that doesn't fit
+function packet.decode(fields, data, takes_nothing) end
+
+---The request_id of a packet that isn't decoded otherwise.
+---@param data string
+---@return integer? request_id nil when it has none
+function packet.request_id(data) end
+
 ---The same packet with another utag.
 ---@param data string
 ---@param utag integer
@@ -85,13 +113,6 @@ function packet.body(data) end
 ---@param request_id integer? positive
 ---@return string body
 function packet.wrap_json(value, request_id) end
-
----The text of a JSON body, which is UTF-8 of exactly the length that it announces.
----@param body string
----@return string? text nil for a body that is malformed
----@return string? message
----@return "malformed"? code
-function packet.unwrap_json(body) end
 
 ---The body of a broadcast packet from a service to a gateway.
 ---@param data string the packet that each user gets

@@ -22,7 +22,6 @@
 local protocol = {}
 
 local bit = require "bit"
-local json = require "cjson"
 local packet = require "perilune.packet"
 
 protocol.JSON = 1 -- proto_type of a packet
@@ -39,7 +38,6 @@ protocol.status = {
 
 local MAX_STYPE = 9999
 local MAX_CTYPE = 9999
-local MAX_REQUEST_ID = 2 ^ 53
 local MAX_DEPTH = 8 -- of messages inside each other
 local PRIMITIVES = {
   i8 = true, i16 = true, i32 = true, i64 = true, u8 = true, u16 = true, u32 = true, u64 = true,
@@ -288,13 +286,7 @@ local function encode(command, side, form, value, request_id, utag)
     error(("%s declares no %s"):format(command.name, side), 3)
   end
   if value == nil and side == "request" and command.takes_nothing then value = {} end
-  local body
-  if form == protocol.BUF then
-    body = codec and codec:encode(value) or ""
-  else
-    body = packet.wrap_json(codec and codec:to_json(value) or "null", request_id)
-  end
-  return packet.make(command.stype, command.ctype, utag or 0, form, body)
+  return packet.encode(codec, command.stype, command.ctype, utag or 0, form, value, request_id)
 end
 
 ---A packet from a client: a request. Raises, naming the field, for a body that doesn't fit.
@@ -318,55 +310,18 @@ function Protocol:encode_reply(name, form, body, request_id, utag)
   return encode(find_command(self, name), "reply", form, body, request_id, utag)
 end
 
--- The value and the request_id of a JSON body; nil, message for one that is malformed.
-local function read_json(data)
-  local text, message = packet.unwrap_json(packet.body(data))
-  if not text then return false, message end
-  local ok, document = pcall(json.decode, text)
-  if not ok then return false, "JSON body: " .. tostring(document) end
-  if type(document) ~= "table" then return false, "JSON body is no object" end
-  local value, request_id = document["0"], document["1"]
-  if value == json.null then value = nil end
-  if request_id == json.null then request_id = nil end
-  if request_id ~= nil and (type(request_id) ~= "number" or request_id % 1 ~= 0
-      or request_id < 1 or request_id > MAX_REQUEST_ID) then
-    return false, "JSON body: request_id is no positive integer"
-  end
-  return true, value, request_id
-end
-
-local function decode_json(command, codec, data)
-  local ok, value, request_id = read_json(data)
-  if not ok then return nil, value, "malformed", command end
-  if not codec then return command, nil, request_id end
-  if value == nil and command.takes_nothing then value = {} end
-  local accepted, message = codec:accept(value)
-  if accepted == nil then return nil, message, "invalid_params", command, request_id end
-  return command, accepted, request_id
-end
-
-local function decode_buf(command, codec, data)
-  local bytes = packet.body(data)
-  if not codec then
-    if bytes == "" then return command end
-    return nil, command.name .. ": its BUF body is empty", "malformed", command
-  end
-  local value, message = codec:decode(bytes)
-  if value == nil then return nil, message, "malformed", command end
-  return command, value
-end
-
 local function decode(self, data, side)
-  local stype, ctype, _, form = packet.header(data)
+  local stype, ctype = packet.header(data)
   if not stype then return nil, ctype, "malformed" end
   local command = self:by_number(stype, ctype)
   if not command then
     return nil, ("there is no command %d of service %d"):format(ctype, stype), "unknown_command",
-      nil, protocol.request_id(data)
+      nil, packet.request_id(data)
   end
-  if form == protocol.JSON then return decode_json(command, command[side], data) end
-  if form == protocol.BUF then return decode_buf(command, command[side], data) end
-  return nil, ("proto_type %d is neither JSON nor BUF"):format(form), "malformed", command
+  local ok, value, request_id, failed_id =
+    packet.decode(command[side], data, command.takes_nothing)
+  if not ok then return nil, value, request_id, command, failed_id end
+  return command, value, request_id
 end
 
 ---Reads a packet from a client.
@@ -387,16 +342,6 @@ end
 ---@return integer|string|nil request_id or "malformed", "invalid_params", "unknown_command"
 function Protocol:decode_reply(data)
   return decode(self, data, "reply")
-end
-
----The request_id of a packet that isn't decoded otherwise.
----@param data string
----@return integer? request_id nil when it has none
-function protocol.request_id(data)
-  local stype, _, _, form = packet.header(data)
-  if not stype or form ~= protocol.JSON then return nil end
-  local ok, _, request_id = read_json(data)
-  return ok and request_id or nil
 end
 
 return protocol

@@ -110,7 +110,7 @@ function UNUSUAL.too_fast(session, data)
     local stype, ctype = packet.header(data)
     if stype then
       sessions.send_error(session, "too_fast", "too many packets", stype, ctype,
-        protocol.request_id(data))
+        packet.request_id(data))
     end
   end
 end
@@ -149,7 +149,7 @@ function UNUSUAL.login(session, data)
   end
   counters.add "refused"
   sessions.send(session, game:by_number(stype, ctype).name,
-    { status = protocol.status.invalid_operation }, protocol.request_id(data))
+    { status = protocol.status.invalid_operation }, packet.request_id(data))
 end
 
 -- Of the service that checks logins, for the client.

@@ -128,7 +128,7 @@ end
 function sessions.refuse(session, data, code, message)
   local stype, ctype = packet.header(data)
   counters.add "refused"
-  sessions.send_error(session, code, message, stype, ctype, protocol.request_id(data))
+  sessions.send_error(session, code, message, stype, ctype, packet.request_id(data))
 end
 
 -- ---- ends ----

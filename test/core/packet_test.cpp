@@ -135,7 +135,7 @@ TEST_F(PacketTest, IntegersAreExactTo2To53AndDigitsBeyond) {
         assert(turn(-9007199254740992) == -9007199254740992)
         assert(turn("5") == 5)
         assert(big:to_json("9007199254740993") == '"9007199254740993"')
-        assert(big:accept("9007199254740993") == "9007199254740993")
+        assert(big:from_json('"9007199254740993"') == "9007199254740993")
         return turn("9007199254740993"))"),
               "9007199254740993");
 }
@@ -215,35 +215,118 @@ TEST_F(PacketTest, StringsOver32767BytesSurvive) {
 
 TEST_F(PacketTest, JsonIsCheckedAsBufIs) {
     EXPECT_EQ(run(R"(
-        value.m, value.unknown, value.p = "/wA=", 5, {}
-        local got = assert(codec:accept(value))
-        assert(got.unknown == nil and got.m == "\255\0")
-        assert(got.p.q == 0 and got.p.r == "")
+        text = codec:to_json(value)
+        local got = assert(codec:from_json(text))
+        assert(equal(got, value))
         return equal(got, codec:decode(codec:encode(got))))"),
               "true");
-    EXPECT_EQ(run("value.m = '/wA' return select(2, codec:accept(value))"),
-              "every: field m is not base64");
-    EXPECT_EQ(run("value.m = '/w=A' return select(2, codec:accept(value))"),
-              "every: field m is not base64");
-    EXPECT_EQ(run("value.m = '' value.p = nil return select(2, codec:accept(value))"),
-              "every: field p is not a table but nil");
-    EXPECT_EQ(run("return select(3, codec:accept(5))"), "malformed");
+    EXPECT_EQ(run(R"(
+        local got = assert(codec:from_json((text:gsub('"p":.*', '"p":{"z":[{}],"q":null}}'))))
+        assert(got.p.q == 0 and got.p.r == "" and got.p.z == nil)
+        got = assert(codec:from_json((text:gsub('"n":%[1,2,3%]', ' "n" : [ ] , "n":{}, "zz":[1]'))))
+        return #got.n)"),
+              "0");
+    // A field's text replaced by another: what is wrong with it.
+    EXPECT_EQ(run(R"(
+        function fault(field, json)
+            local pattern = ('"%s":[^,]*'):format(field)
+            local replaced = json and ('"%s":%s'):format(field, json) or '"x":1'
+            local value, why, code = codec:from_json((text:gsub(pattern, replaced, 1)))
+            assert(value == nil and code == "invalid_params", why)
+            return (why:gsub("^every: ", ""))
+        end)"),
+              "");
+    EXPECT_EQ(run("return fault('m', '\"/wA\"')"), "field m is not base64");
+    EXPECT_EQ(run("return fault('m', '\"/w=A\"')"), "field m is not base64");
+    EXPECT_EQ(run("return fault('a', '128')"), "field a is out of the range of i8: 128");
+    EXPECT_EQ(run("return fault('a', '1.5')"), "field a is not an integer but 1.5");
+    EXPECT_EQ(run("return fault('a', '1e999')"), "field a is not an integer but inf");
+    EXPECT_EQ(run("return fault('a', 'null')"), "field a is not an integer but nil");
+    EXPECT_EQ(run("return fault('a')"), "field a is not an integer but nil");
+    EXPECT_EQ(run("return fault('a', '\"1\"')"), "field a is not an integer but string");
+    EXPECT_EQ(run("return fault('d', '\"1x\"')"), "field d is not an integer but a string");
+    EXPECT_EQ(run("return fault('h', '-1')"), "field h is out of the range of u64: -1");
+    EXPECT_EQ(run("return fault('i', '1e39')"),
+              "field i is out of the range of f32: 9.9999999999999994e+38");
+    EXPECT_EQ(run("return fault('k', '1')"), "field k is not a boolean but number");
+    EXPECT_EQ(run("return fault('l', 'true')"), "field l is not a string but boolean");
+    EXPECT_EQ(run("return fault('n', '{\"x\":1}, \"y\":[1')"),
+              "field n is not a list but a table with keys");
+    EXPECT_EQ(run("return fault('n', '[70000')"), "field n[1] is out of the range of u16: 70000");
+    EXPECT_EQ(run("return fault('q', '[]')"), "field p.q is not an integer but table");
+    EXPECT_EQ(run("return select(2, codec:from_json('5'))"), "every: it is not a table but number");
+    EXPECT_EQ(run("return select(2, codec:from_json('[1]'))"),
+              "every: field a is not an integer but nil");
+    EXPECT_EQ(run("return select(3, codec:from_json('{'))"), "malformed");
+    EXPECT_EQ(run("return select(3, codec:from_json('\"\\255\"'))"), "malformed");
 }
 
 TEST_F(PacketTest, JsonBodiesSayTheirLength) {
     EXPECT_EQ(run("return hex(packet.wrap_json('null'))"), "0a007b2230223a6e756c6c7d");
-    EXPECT_EQ(run("return packet.unwrap_json(packet.wrap_json('1', 9007199254740992))"),
+    EXPECT_EQ(run("return packet.wrap_json('1', 9007199254740992):sub(3)"),
               R"({"0":1,"1":9007199254740992})");
-    EXPECT_EQ(run(R"(
-        local body = packet.wrap_json('"x"')
-        for size = 0, #body - 1 do
-            assert(select(2, packet.unwrap_json(body:sub(1, size))) == "JSON body is cut off")
-        end
-        return select(2, packet.unwrap_json(body .. " ")))"),
-              "JSON body is longer than it says");
-    EXPECT_EQ(run("return select(2, packet.unwrap_json('\\1\\0\\255'))"), "JSON body is not UTF-8");
     EXPECT_NE(run("return packet.wrap_json('1', 0)").find("error"), std::string::npos);
     EXPECT_NE(run("return packet.wrap_json('1', 1.5)").find("error"), std::string::npos);
+    EXPECT_EQ(run(R"(
+        text = packet.compile("string", "text")
+        data = packet.encode(text, 1, 5, 0, 1, "x", 7)
+        local ok, value, id = packet.decode(text, data)
+        assert(ok and value == "x" and id == 7 and packet.request_id(data) == 7)
+        for size = 10, #data - 1 do
+            local ok, message, code = packet.decode(text, data:sub(1, size))
+            assert(not ok and message == "JSON body is cut off" and code == "malformed")
+        end
+        return select(2, packet.decode(text, data .. " ")))"),
+              "JSON body is longer than it says");
+    EXPECT_EQ(run("return select(2, packet.decode(text, packet.make(1, 5, 0, 1, '\\1\\0\\255')))"),
+              "JSON body is not UTF-8");
+    EXPECT_EQ(run("return packet.request_id('short')"), "");
+}
+
+TEST_F(PacketTest, JsonBodiesHaveAValueAndARequestId) {
+    EXPECT_EQ(run(R"(
+        number = packet.compile({{"n", "i32", true}}, "number")
+        function decode(json, takes_nothing)
+            local body = string.char(#json % 256, math.floor(#json / 256)) .. json
+            return packet.decode(number, packet.make(1, 5, 0, 1, body), takes_nothing)
+        end
+        function says(json) return tostring(select(2, decode(json))) end)"),
+              "");
+    EXPECT_EQ(run(R"(
+        local ok, value, id = decode('{ "x":[{"0":1}], "\\u0031":12, "0":{"n":5}, "0":{"n":6} }')
+        return tostring(ok) .. value.n .. id)"),
+              "true612");
+    EXPECT_EQ(run("return select(3, decode('{\"1\":null}', true)) == nil"), "true");
+    EXPECT_EQ(run("return select(2, decode('{}', true)).n"), "0");
+    EXPECT_EQ(run("return says('{\"1\":3}')"), "number: it is not a table but null");
+    EXPECT_EQ(run("return select(4, decode('{\"0\":5,\"1\":3}'))"), "3") << "it doesn't fit";
+    EXPECT_EQ(run("return says('[]')"), "JSON body is no object");
+    EXPECT_EQ(run("return says('{\"0\":1')"), "JSON body is cut off");
+    for (const char* id : {"0", "-1", "1.5", "\\\"1\\\"", "true", "{}", "1e17"}) {
+        EXPECT_EQ(run(std::string("return says('{\"0\":{},\"1\":") + id + "}')"),
+                  "JSON body has a request_id that is no positive integer")
+            << id;
+    }
+    // Without declared fields any JSON will do for the value, and no bytes for BUF.
+    EXPECT_EQ(run(R"(
+        local ok, value, id = packet.decode(nil, packet.make(1, 2, 0, 1, packet.wrap_json('[5]', 3)))
+        assert(ok and value == nil and id == 3)
+        assert(packet.decode(nil, packet.make(1, 2, 0, 2, "")))
+        return select(2, packet.decode(nil, packet.make(1, 2, 0, 2, "x"))))"),
+              "a BUF body without declared fields is empty");
+    EXPECT_EQ(run("return select(2, packet.decode(nil, packet.make(1, 2, 0, 3, '')))"),
+              "proto_type 3 is neither JSON nor BUF");
+}
+
+TEST_F(PacketTest, LargeBodiesRaise) {
+    EXPECT_EQ(run(R"(
+        text = packet.compile("string", "text")
+        return #packet.encode(text, 1, 5, 0, 1, ("x"):rep(65513)))"),
+              "65533");
+    EXPECT_EQ(run("return (packet.encode(text, 1, 5, 0, 1, ('x'):rep(65514)))"),
+              "error: test:1: the body is larger than 65523 bytes");
+    EXPECT_EQ(run("return (packet.encode(text, 1, 5, 0, 2, 5))"),
+              "error: test:1: text: it is not a string but number");
 }
 
 TEST_F(PacketTest, BroadcastsSurvive) {

@@ -1,4 +1,5 @@
 -- Declarations of packets: perilune.protocol.
+local packet = require "perilune.packet"
 local protocol = require "perilune.protocol"
 local test = require "perilune.test"
 
@@ -53,8 +54,8 @@ test("request_id is carried by JSON", function()
   local data = game:encode_reply("game.get", JSON, { status = 1 }, 2 ^ 53)
   test.equal(data:sub(13), '{"0":{"status":1},"1":9007199254740992}')
   test.equal(select(3, game:decode_reply(data)), 2 ^ 53)
-  test.equal(protocol.request_id(data), 2 ^ 53)
-  test.equal(protocol.request_id "short", nil)
+  test.equal(packet.request_id(data), 2 ^ 53)
+  test.equal(packet.request_id "short", nil)
 end)
 
 test("what isn't declared raises", function()
