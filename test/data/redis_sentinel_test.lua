@@ -1,0 +1,93 @@
+-- A primary that sentinels watch, and who takes over from it.
+
+local helper = require "redis_helper"
+local redis = require "perilune.redis"
+local servers = require "servers"
+local test = require "perilune.test"
+
+local code = helper.code
+
+local function address(server) return "127.0.0.1:" .. server.port end
+
+-- A primary, its replica, and three sentinels that know them and each other.
+local function start()
+  local all = {
+    primary = servers.start("redis", { "requirepass secret", "masterauth secret" }),
+  }
+  all.replica = servers.start("redis", { "requirepass secret", "masterauth secret",
+    "replicaof 127.0.0.1 " .. all.primary.port })
+  all.watchers = helper.servers("sentinel", 3, {
+    "sentinel monitor players 127.0.0.1 " .. all.primary.port .. " 2",
+    "sentinel auth-pass players secret", "sentinel down-after-milliseconds players 500",
+    "sentinel failover-timeout players 3000",
+  })
+  for _, watcher in ipairs(all.watchers) do
+    local db = assert(redis.connect("redis://" .. address(watcher)))
+    test.eventually(function()
+      return #db:command("SENTINEL", "REPLICAS", "players") == 1
+        and #db:command("SENTINEL", "SENTINELS", "players") == 2
+    end, 60000)
+    db:close()
+  end
+  return all
+end
+
+local function url_of(all, name)
+  local hosts = {}
+  for index, watcher in ipairs(all.watchers) do hosts[index] = address(watcher) end
+  hosts[#hosts + 1] = "127.0.0.1:1" -- one that isn't there
+  return ("redis+sentinel://:secret@%s/%s/0"):format(table.concat(hosts, ","), name)
+end
+
+local function is_replica(server)
+  local db = redis.connect("redis://:secret@" .. address(server))
+  local role = db and db:role()
+  if db then db:close() end
+  return role and role[1] == "slave"
+end
+
+-- The port of the server that requests go to.
+local function port_of(db)
+  local reply = db:config("GET", "port")
+  return reply and tonumber(reply[2])
+end
+
+-- An orderly failover, after which the former primary still answers.
+local function swap(all, db)
+  local watcher = assert(redis.connect("redis://" .. address(all.watchers[1])))
+  test.eventually(function()
+    return watcher:command("SENTINEL", "FAILOVER", "players") == "OK"
+  end, 60000)
+  watcher:close()
+  test.eventually(function() return port_of(db) == all.primary.port end, 60000)
+  test.eventually(function() return db:incr "a" end, 60000)
+end
+
+helper.test("the primary is found, and followed when another one takes over", function()
+  local all = start()
+  test.equal(code(redis.connect(url_of(all, "nobody"))), "unavailable")
+  local db = assert(redis.connect(url_of(all, "players"), { timeout_ms = 60000, silence_ms = 1000 }))
+  test.equal(db:set("a", 1), "OK")
+  test.equal(port_of(db), all.primary.port)
+  test.eventually(function() return db:wait(1, 100) == 1 end, 30000) -- the replica has it
+
+  -- It stops without dying: nothing but our own limit closes the connection to it.
+  all.primary:tell "pause"
+  test.equal(code(db:with({ timeout_ms = 200 }):get "a"), "timeout")
+  test.eventually(function() return db:incr "a" end, 60000)
+  test.equal(port_of(db), all.replica.port)
+
+  -- It comes back and is made a replica; nobody has written to it by mistake.
+  all.primary:tell "continue"
+  if helper.is_soak then
+    test.eventually(function() return is_replica(all.primary) end, 60000)
+    test.ok(db:incr "a" >= 3)
+    swap(all, db)
+  end
+  db:close()
+  all.primary:close()
+  all.replica:close()
+  for _, watcher in ipairs(all.watchers) do watcher:close() end
+end)
+
+return test
