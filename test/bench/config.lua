@@ -6,8 +6,8 @@ return {
   name = "bench",
   services = { { script = env("BENCH_SCRIPT", "w1") } },
   -- They read /proc and print; what they measure is not trusted.
-  trusted = { "w1", "w2", "w3", "w4", "w5", "w6", "w8", "w11" },
-  paths = { "lua" },
+  trusted = { "w1", "w2", "w3", "w4", "w5", "w6", "w8", "w9_redis", "w11" },
+  paths = { "lua", "../data" },
   workers = env("BENCH_THREADS", 1),
   watchdog = { report_ms = 2000 }, -- other processes may keep a worker from running
   lua = { memory_mb = env("BENCH_MEMORY_MB", 1024) },

@@ -156,6 +156,11 @@ end
 add_server("W7", "w5", "echo_asio", { MODE = "idle", CONNECTIONS = 10000, SIZE = 64 },
   { CONNECTIONS = 50 })
 
+jobs[#jobs + 1] = {
+  name = "W9 Redis", script = "w9_redis", needs = "redis-check-rdb", threads = 1,
+  env = { N = 400000 }, smoke = { N = 1000 },
+}
+
 ---- rows ----
 
 -- Figures of isolated and light services whose results have the same names.
@@ -291,6 +296,21 @@ for _, wire in ipairs { "json", "buf" } do
     server("W11 ... rate", "messages/s", prefix .. "rate",
       connections == 100 and { target = 300e3 } or {})
   end
+end
+for _, command in ipairs { "set", "get" } do
+  local name, result = "W9 Redis " .. command:upper(), "W9_redis_" .. command
+  local plain = ("redis_benchmark_%s_c1"):format(command)
+  figures[#figures + 1] = {
+    name = name .. ", 1 task", unit = "ops/s", isolated = result .. "_1",
+    target = function(found) return found[plain] end, reference = { plain, "redis-benchmark" },
+  }
+  figures[#figures + 1] = {
+    name = name .. ", 100 tasks", unit = "ops/s", isolated = result .. "_100", target = 150e3,
+    reference = { plain .. "p100", "... -P 100" },
+  }
+  figures[#figures + 1] = {
+    name = "W9 ... CPU", unit = "CPU us", isolated = result .. "_100_cpu", lower = true,
+  }
 end
 server("W7 memory of an idle connection", "KiB", "W7_idle", { lower = true, target = 2 })
 server("W7 ... after an echo", "KiB", "W7_after_echo", { lower = true, target = 2 })

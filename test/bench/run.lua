@@ -209,11 +209,11 @@ local machine = shell_line("sed -n 's/^model name.*: //p' /proc/cpuinfo") .. ", 
   shell_line("nproc") .. " cores, " .. shell_line("uname -sr")
 log:write("# ", machine, ", ", shell_line("date -u +%FT%TZ"), "\n")
 
-local chosen = {}
+local chosen, left_out = {}, {}
 for _, job in ipairs(jobs) do
-  local possible = not job.needs or shell_line("command -v " .. job.needs) ~= ""
-  if possible and job.name:find(only) and (full or not job.full) then
-    chosen[#chosen + 1] = job
+  if job.name:find(only) and (full or not job.full) then
+    local possible = not job.needs or shell_line("command -v " .. job.needs) ~= ""
+    table.insert(possible and chosen or left_out, job)
   end
 end
 
@@ -255,6 +255,9 @@ if not smoke then
   print()
   figures_table(found)
   growth_table(found)
+end
+for _, job in ipairs(left_out) do
+  print(("\n%s was left out: there is no %s"):format(job.name, job.needs))
 end
 for _, text in ipairs(failures) do print("\nFAIL " .. text) end
 print(("\n%d passed, %d failed"):format(passed, #failures))
