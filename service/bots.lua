@@ -26,6 +26,8 @@ bots.options = {
     meaning = "share of the bots that use url where there is one" },
   server_key = { type = "string",
     meaning = "which an encrypting gateway must have, 64 hexadecimal digits" },
+  udp = { type = "number", default = 0, min = 0, max = 1,
+    meaning = "share of the bots that send by UDP" },
   seconds = { type = "number", default = 10, min = 0.1, max = 86400, meaning = "how long" },
   rate = { type = "number", default = 1, min = 0, max = 1000000,
     meaning = "lines a second of each bot" },
@@ -119,6 +121,14 @@ local function in_share(number, share)
   return math.floor(number * share) > math.floor((number - 1) * share)
 end
 
+local function join_udp(run, player)
+  local joined, why, code = player:join_udp()
+  if not joined then
+    note_error(run, ("bot %d: UDP: %s (%s)"):format(player.number, why, tostring(code)))
+  end
+  player.by_udp = true
+end
+
 local function start_player(run, number)
   local settings = run.settings
   local form = number <= settings.count * settings.buf and protocol.BUF or protocol.JSON
@@ -142,6 +152,7 @@ local function start_player(run, number)
   if not reply or reply.status ~= STATUS.ok then
     note_error(run, ("bot %d: enter: %s"):format(number, failure or tostring(reply.status)))
   end
+  if in_share(number, settings.udp) then join_udp(run, player) end
 end
 
 local function start_players(run)

@@ -23,6 +23,8 @@
 -- with is forgotten. A client may be there again before the gateway knows that the old connection
 -- is broken: the token takes the session along from that one, too (gateway/tokens.lua).
 --
+-- A player may have UDP besides (gateway/udp.lua), as long as the connection lasts.
+--
 -- Kept sessions count as connections. Where that makes the server full, connections may still come
 -- to resume one, and for nothing else.
 --
@@ -40,6 +42,7 @@ local requests = require "gateway.requests"
 local sessions = require "gateway.sessions"
 local settings = require "gateway.settings"
 local tokens = require "gateway.tokens"
+local udp = require "gateway.udp"
 local game = require "protocol" ---@type perilune.Protocol
 
 local gateway = {}
@@ -90,8 +93,8 @@ end
 function gateway.on_data() end
 
 ---A packet that the gate doesn't let pass.
-function gateway.on_packet(key, why, data)
-  requests.handle(sessions.by_key(key), why, data)
+function gateway.on_packet(key, why, data, by_udp)
+  requests.handle(sessions.by_key(key), why, data, by_udp)
 end
 
 ---A session that is kept misses what nobody has sent.
@@ -122,6 +125,14 @@ function gateway.on_close(connection, reason)
   counters.add "closed"
   sessions.drop(session)
 end
+
+function gateway.on_udp_open(peer, address) udp.on_open(peer, address) end
+
+function gateway.on_udp_data(peer, data, channel) udp.on_data(peer, data, channel) end
+
+function gateway.on_udp_close(peer) udp.on_close(peer) end
+
+function gateway.on_udp_late(id) udp.on_late(id) end
 
 -- ---- sweep ----
 
@@ -262,6 +273,7 @@ function gateway.on_report() reports.send() end
 function gateway.stats()
   local numbers = { listeners = listeners.list() }
   crowd.copy(numbers)
+  udp.copy(numbers)
   counters.copy(numbers)
   return numbers
 end

@@ -46,6 +46,7 @@ constexpr Topic kTopics[] = {
      "Other options are given to the bots as they are, --name=value:\n"
      "  --url=ws://127.0.0.1:6081  by WebSocket; with --url_share=0.5 every second of them;\n"
      "                   also wss://, tcp+tls:// and tcp+encrypted://\n"
+     "  --udp=0.5        every second of them sends by UDP\n"
      "  --server_key=<64 digits>  which an encrypting gateway must have\n"
      "  --echo_ms=500    each also asks for something that is answered to it alone, so often\n"},
     {"version", "perilune version           says which version this is", "perilune version\n"},

@@ -13,9 +13,12 @@ local bot = {}
 
 local perilune = require "perilune"
 local core = require "perilune.core"
+local crypto = require "perilune.crypto"
+local enet = require "perilune.enet"
 local packet = require "perilune.packet"
 local protocol = require "perilune.protocol"
 local socket = require "perilune.socket"
+local ticket = require "perilune.ticket"
 local websocket = require "perilune.websocket"
 
 local new_token, wait, wake =
@@ -34,6 +37,8 @@ local LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 ---@field closing table? {reason, text} when the server said why it closes
 ---@field closed string? why the connection is closed
 ---@field on_push fun(self: perilune.Bot, name: string, body: any)? else pushes wait for next()
+---@field udp perilune.enet.Peer? since join_udp(), as long as it lasts
+---@field by_udp boolean? what it sends goes by UDP while it can; replies come by the connection
 local Bot = {}
 Bot.__index = Bot
 
@@ -73,7 +78,8 @@ local function push(self, name, body)
   if self._reader then wake(self._reader) end
 end
 
--- Packets that the server numbers are counted, for resume(), and its tokens are kept.
+-- Packets that the server numbers, which never come by UDP, are counted for resume(), and its
+-- tokens are kept.
 local function follow(self, data, command, body)
   local name = command and command.name
   if packet.header(data) ~= 0 or name == "protocol.error" then
@@ -85,9 +91,9 @@ local function follow(self, data, command, body)
   end
 end
 
-local function on_packet(self, data)
+local function on_packet(self, data, by_udp)
   local command, body, request_id = game():decode_reply(data)
-  follow(self, data, command, body)
+  if not by_udp then follow(self, data, command, body) end
   if not command then return push(self, "malformed", body) end
   if command.name == "protocol.ping" then return self:send("protocol.pong") end
   if command.name == "protocol.closing" then self.closing = body end
@@ -102,6 +108,7 @@ end
 
 local function on_close(self, reason)
   self.closed = reason
+  if self.udp then self.udp:abort() end
   for _, waiting in ipairs(self._waiting) do
     wake(waiting.token, nil, "the connection is closed", reason)
   end
@@ -153,6 +160,7 @@ local function dial(self)
   end
   if not connection then return nil, message, code end
   self.connection = connection
+  self._host = options.url and options.url:match "://([^/:%[]+)" or options.host or "127.0.0.1"
   return self
 end
 
@@ -187,7 +195,8 @@ end
 ---@return true? ok
 ---@return string? message
 function Bot:send(name, body, request_id)
-  return self.connection:write(game():encode_request(name, self.form, body, request_id))
+  local way = self.by_udp and self.udp or self.connection
+  return way:write(game():encode_request(name, self.form, body, request_id))
 end
 
 ---Sends a request and waits for its reply.
@@ -224,6 +233,53 @@ function Bot:login(key)
   if profile.status ~= protocol.status.ok then return nil, profile.status end
   self.profile = profile
   return profile
+end
+
+-- Shows a ticket; returns when the server has shown that it knows the secret.
+---@async
+local function show_ticket(self, peer, given, limit_ms)
+  local id, secret = crypto.unhex(given.ticket), crypto.unhex(given.secret)
+  local cookie = peer:cookie()
+  local token, expected = new_token(), ticket.answer(id, secret, cookie)
+  peer.on_data = function(_, data)
+    peer.on_data = function(_, packet_data) on_packet(self, packet_data, true) end
+    wake(token, crypto.equal(data, expected))
+  end
+  local waits = true
+  peer.on_close = function()
+    if self.udp == peer then self.udp = nil end
+    if waits then wake(token, false) end
+  end
+  peer:write(ticket.show(id, secret, cookie), { channel = ticket.CHANNEL })
+  local is_known = wait(token, limit_ms)
+  waits = false
+  return is_known == true
+end
+
+---Gets a ticket and connects by UDP besides. Packets that come by it are pushes like others; with
+---`by_udp` requests go by it.
+---@async
+---@param options { host: string?, port: integer?, connect_ms: integer? }? where; default: the host
+---of the connection, the port that the server says, 5000 ms
+---@return true? joined
+---@return string? message
+---@return string|integer|nil code a status, "unavailable", "refused", those of request()
+function Bot:join_udp(options)
+  options = options or {}
+  local given, message, code = self:request("protocol.udp")
+  if not given then return nil, message, code end
+  if given.status ~= protocol.status.ok then return nil, "there is no ticket", given.status end
+  local limit_ms = options.connect_ms or DEFAULT_MS
+  local peer, why, kind = enet.connect(options.host or self._host, options.port or given.port,
+    { connect_ms = limit_ms })
+  if not peer then return nil, why, kind end
+  if self.udp then self.udp:abort() end
+  if not show_ticket(self, peer, given, limit_ms) then
+    peer:abort()
+    return nil, "the ticket was refused", "refused"
+  end
+  self.udp = peer
+  return true
 end
 
 ---Connects again and goes on with the session that the connection before had, which is closed if
@@ -278,7 +334,10 @@ function Bot:next(ms)
   return entry[1], entry[2]
 end
 
----Closes the connection.
-function Bot:close() self.connection:close() end
+---Closes the connection, and UDP.
+function Bot:close()
+  if self.udp then self.udp:abort() end
+  self.connection:close()
+end
 
 return bot

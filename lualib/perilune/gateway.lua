@@ -50,9 +50,9 @@ end
 ---@return "dead"|"overloaded"? why nothing was sent to the gateway
 function gateway.push(uid, name, body) return push(uid, name, body, false) end
 
----Sends a packet that only the next one makes worth anything, such as where something moves to. To
+---Sends a packet that the next of its kind makes worthless, such as where something moves to. To
 ---players with UDP it goes by that: it may be lost, and one that comes later than a newer one is
----dropped. All others, and packets over 1,200 bytes, get it as by push(). Who is away for now, to
+---dropped. The others get it as by push(), and all do over 1,200 bytes. Who is away for now, to
 ---resume, never gets it.
 ---@param uid integer
 ---@param name string

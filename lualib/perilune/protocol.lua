@@ -235,6 +235,7 @@ local ITSELF = {
   resume = { 4, request = "token string?, received u32?", reply = "status i16, token string?" },
   closing = { 5, push = "reason string, text string" },
   error = { 6, push = "code string, message string, stype i16, ctype i16" },
+  udp = { 7, reply = "status i16, port u16, ticket string, secret string, expires_ms u32" },
 }
 local LIMITS = "frame_bytes u32, packets_per_second u32, burst u32, login_ms u32, ping_ms u32"
 

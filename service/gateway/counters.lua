@@ -11,6 +11,9 @@ local values = {
   opened = 0, closed = 0, forwarded = 0, logins = 0, relogins = 0, malformed = 0, reserved = 0,
   too_fast = 0, not_logged_in = 0, refused = 0, unavailable = 0, full = 0, login_timeouts = 0,
   idle = 0, flooding = 0, kept = 0, resumed = 0, resume_expired = 0,
+  udp_tickets = 0, udp_joined = 0, udp_ended = 0, udp_replaced = 0, udp_full = 0, udp_late = 0,
+  udp_no_ticket = 0, udp_bad_ticket = 0, udp_bad_signature = 0, udp_malformed = 0,
+  udp_flooding = 0,
 }
 local logged = {} -- by counter: when the last line was written, and what wasn't since
 

@@ -6,6 +6,7 @@ local counters = require "gateway.counters"
 local sessions = require "gateway.sessions"
 local settings = require "gateway.settings"
 local tokens = require "gateway.tokens"
+local udp = require "gateway.udp"
 local game = require "protocol" ---@type perilune.Protocol
 
 local itself = {}
@@ -36,6 +37,10 @@ function ANSWERS.ping(session, _, request_id)
 end
 
 function ANSWERS.pong() end -- any packet is life
+
+function ANSWERS.udp(session, _, request_id)
+  sessions.send(session, "protocol.udp", udp.ticket(session), request_id)
+end
 
 -- The session of a token that has what its client hasn't received.
 local function find(token, received)
@@ -69,10 +74,11 @@ end
 
 ---@param session gateway.Session
 ---@param data string
-function itself.handle(session, data)
+---@param by_udp boolean?
+function itself.handle(session, data, by_udp)
   local command, body, request_id, failed, failed_id = game:decode_request(data)
   if not command then
-    if request_id == "malformed" then return sessions.malformed(session, body) end
+    if request_id == "malformed" then return sessions.malformed(session, body, by_udp) end
     local _, ctype = packet.header(data)
     return sessions.send_error(session, request_id, body, 0, failed and failed.ctype or ctype,
       failed_id)

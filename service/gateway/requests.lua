@@ -8,6 +8,7 @@ local counters = require "gateway.counters"
 local itself = require "gateway.itself"
 local sessions = require "gateway.sessions"
 local settings = require "gateway.settings"
+local udp = require "gateway.udp"
 local game = require "protocol" ---@type perilune.Protocol
 
 local requests = {}
@@ -91,18 +92,21 @@ local function ask(session, data, service)
   watch(session, service)
 end
 
--- Why the gate didn't let a packet pass -> function(session, data). In upper case, so that a
--- reload takes the new ones.
+-- Why the gate didn't let a packet pass -> function(session, data, by_udp). In upper case, so that
+-- a reload takes the new ones.
 local UNUSUAL = { itself = itself.handle }
 
 -- Over a limit: dropped, which its sender is told once a second.
-function UNUSUAL.too_fast(session, data)
+function UNUSUAL.too_fast(session, data, by_udp)
   local now = perilune.now()
   counters.add "too_fast"
   local rested = not session.struck_at or now - session.struck_at >= 1000
   session.strikes = rested and 1 or session.strikes + 1
   session.struck_at = now
-  if session.strikes > settings.max_strikes then
+  if session.strikes > settings.max_strikes and by_udp and session.udp then
+    udp.expel(session, "udp_flooding")
+    session.strikes = 0
+  elseif session.strikes > settings.max_strikes then
     counters.add "flooding"
     sessions.close(session, "flooding", "too many packets")
   elseif rested or now - session.told_at >= 1000 then
@@ -115,10 +119,10 @@ function UNUSUAL.too_fast(session, data)
   end
 end
 
-function UNUSUAL.malformed(session, data)
+function UNUSUAL.malformed(session, data, by_udp)
   local stype, message, _, form = packet.header(data)
   if stype then message = ("proto_type %d is neither JSON nor BUF"):format(form) end
-  sessions.malformed(session, message)
+  sessions.malformed(session, message, by_udp)
 end
 
 function UNUSUAL.full(session) sessions.refuse_full(session) end
@@ -162,13 +166,14 @@ end
 ---@param session gateway.Session
 ---@param why string
 ---@param data string
-function requests.handle(session, why, data)
+---@param by_udp boolean? by its peer, not its connection
+function requests.handle(session, why, data, by_udp)
   if declared ~= game.commands and why ~= "too_fast" then
     declare() -- it has been reloaded
     why = gate.again(session.key, data)
     if not why then return end
   end
-  UNUSUAL[why](session, data)
+  UNUSUAL[why](session, data, by_udp)
 end
 
 return requests

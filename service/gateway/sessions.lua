@@ -9,6 +9,7 @@ local crowd = require "gateway.crowd"
 local keys = require "gateway.keys"
 local settings = require "gateway.settings"
 local tokens = require "gateway.tokens"
+local udp = require "gateway.udp"
 local game = require "protocol" ---@type perilune.Protocol
 
 local sessions = {}
@@ -35,6 +36,8 @@ local EMPTY_BODY = packet.wrap_json("null")
 ---@field has_ended boolean? its client, without a word
 ---@field kept_until number? its connection broke
 ---@field full string? why it may do nothing but resume another
+---@field ticket gateway.Ticket? for UDP, not yet used
+---@field udp gateway.UdpPeer?
 
 local by_connection = {}
 local by_key = {}
@@ -138,6 +141,7 @@ end
 function sessions.lose(session)
   local uid = session.uid
   if not uid then return end
+  udp.leave(session)
   session.uid, session.epoch = nil, nil
   local told = {}
   for stype, service in pairs(gate.leave(session.key)) do
@@ -189,9 +193,12 @@ function sessions.count_malformed(session, message)
   counters.warn("malformed", "malformed packet from %s: %s", session.address, message)
 end
 
+---Ends who sent it: the session, or its peer of UDP alone, since that might be anybody's datagram.
 ---@param session gateway.Session
 ---@param message string
-function sessions.malformed(session, message)
+---@param by_udp boolean?
+function sessions.malformed(session, message, by_udp)
+  if by_udp then return udp.expel(session, "udp_malformed") end
   sessions.count_malformed(session, message)
   sessions.close(session, "malformed", message)
 end
@@ -215,6 +222,7 @@ end
 ---The connection of a session that can be kept is broken, or closed just now.
 ---@param session gateway.Session
 function sessions.keep(session)
+  udp.leave(session)
   session.kept_until = perilune.now() + settings.resume_ms
   gate.keep(session.key)
   crowd.count_kept(1)
@@ -237,6 +245,7 @@ end
 ---@param session gateway.Session
 ---@param other gateway.Session
 function sessions.move(session, other)
+  udp.leave(session)
   by_connection[session.connection] = nil
   if session.kept_until then
     crowd.count_kept(-1)

@@ -57,6 +57,10 @@ settings.DECLARED = {
     meaning = "pause between two reports to it" },
   public_host = { type = "string", default = "",
     meaning = "this gateway's address for clients; \"\": where they reached the center" },
+  udp_ticket_ms = { type = "integer", default = 10000, min = 10, max = 3600000, unit = "ms",
+    meaning = "how long a ticket for UDP is good" },
+  udp_first_ms = { type = "integer", default = 5000, min = 10, max = 3600000, unit = "ms",
+    meaning = "time that a peer of UDP has to show its ticket" },
   routes = { type = "table", default = {},
     meaning = "who serves a service of the protocol: { scene = \"scene1\" }; default: its name" },
 }

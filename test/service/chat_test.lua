@@ -138,14 +138,18 @@ test("a full room answers busy", function()
   end)
 end)
 
-test("bots chat and lose nothing, by TCP and encrypted", function()
-  local listen = { { port = 0 }, { port = 0, encrypt = { key = "test/lua/tls/x25519.pem" } } }
+test("bots chat and lose nothing, by TCP, encrypted and by UDP", function()
+  local listen = {
+    { port = 0 }, { port = 0, encrypt = { key = "test/lua/tls/x25519.pem" } },
+    { port = 0, kind = "udp" },
+  }
   world.with({ talkroom = { rate = 1000, burst = 1000 }, gateway = { listen = listen } }, function()
     local tcp, encrypted = unpack(world.stats().listeners)
     local handle = perilune.spawn("bots")
     for _, where in ipairs {
       { port = tcp.port },
       { url = "tcp+encrypted://127.0.0.1:" .. encrypted.port, server_key = encrypted.server_key },
+      { port = tcp.port, udp = 0.5 },
     } do
       where.count, where.seconds, where.rate = 8, 0.5, 20
       local result = perilune.call_within(20000, handle, "run", where)

@@ -293,7 +293,7 @@ test("ping is answered by pong, resume by expired", function()
     player:send("protocol.ping", nil, 5)
     test.equal(player:next(), "protocol.pong")
     test.equal(select(3, player:request("protocol.resume", { token = "x" })), "expired")
-    for _, ctype in ipairs { 5, 6, 7, 0, -1 } do
+    for _, ctype in ipairs { 5, 6, 8, 0, -1 } do
       player.connection:write(json_packet(0, ctype, "null", 3))
       local code, body = next_error(player)
       test.equal({ code, body.ctype }, { "unknown_command", ctype })

@@ -150,6 +150,9 @@ const ITSELF = {
   },
   closing: { ctype: 5, push: "reason string, text string" },
   error: { ctype: 6, push: "code string, message string, stype i16, ctype i16" },
+  udp: {
+    ctype: 7, reply: "status i16, port u16, ticket string, secret string, expires_ms u32",
+  },
 };
 const LIMITS = "frame_bytes u32, packets_per_second u32, burst u32, login_ms u32, ping_ms u32";
 
