@@ -26,7 +26,7 @@ return {
     { script = "gateway", options = { listen = {
       { port = 6080 }, -- TCP
       { port = 6081, kind = "websocket" },
-      -- { port = 6082, kind = "udp" }: for players who are logged in, besides
+      -- { port = 6083, kind = "udp" }: for players who are logged in, besides
       -- Each may have TLS: tls = { certificate = "chain.pem", key = "key.pem" } (PEM files).
       -- TCP may have encryption instead, for clients without TLS: encrypt = { key = "server.key" },
       -- or true: then somebody in between isn't noticed (docs/protocol.md).

@@ -31,7 +31,7 @@ center.options = {
 local REPORT = {
   host = { type = "string", default = "",
     meaning = "for clients; \"\": where they reached this service" },
-  listeners = { type = "table", required = true, meaning = "kind, port and tls of each" },
+  listeners = { type = "table", required = true, meaning = "kind, port, tls, encrypt of each" },
   sessions = { type = "integer", required = true, min = 0, meaning = "connections" },
   room = { type = "integer", required = true, min = 1, meaning = "the most there may be" },
 }
@@ -106,6 +106,7 @@ local function server_info(host)
   for i, listener in ipairs(gateway.listeners) do
     listeners[i] = {
       kind = listener.kind, port = listener.port, tls = listener.tls,
+      encrypt = listener.encrypt == true,
       host = gateway.host ~= "" and gateway.host or host,
     }
   end

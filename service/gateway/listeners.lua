@@ -75,7 +75,8 @@ local function serve(index)
   local server, message = SERVE[entry.kind](entry)
   if not server then error(("listen[%d]: %s"):format(index, message), 0) end
   running[index] = {
-    server = server, kind = entry.kind, tls = entry.tls ~= nil, encrypt = entry.encrypt and true,
+    server = server, kind = entry.kind, tls = entry.tls ~= nil,
+    encrypt = entry.encrypt ~= nil and entry.encrypt ~= false,
   }
   local how = entry.tls and " with TLS" or entry.encrypt and " with encryption" or ""
   if server.server_key then how = how .. ", server key " .. server.server_key .. "," end

@@ -1,5 +1,6 @@
 -- What the service "center" is told of this gateway, and what it sends to all players.
 local perilune = require "perilune"
+local gate = require "perilune.gate"
 local protocol = require "perilune.protocol"
 local crowd = require "gateway.crowd"
 local listeners = require "gateway.listeners"
@@ -15,10 +16,19 @@ function reports.start()
   perilune.every(settings.report_ms, "on_report")
 end
 
+-- Those where a session can begin.
+local function entrances()
+  local list = {}
+  for _, entry in ipairs(listeners.list()) do
+    if entry.kind ~= "udp" then list[#list + 1] = entry end
+  end
+  return list
+end
+
 ---One report. Where there is no center nobody misses it.
 function reports.send()
   perilune.send(settings.center, "report", {
-    host = settings.public_host, listeners = listeners.list(), sessions = crowd.size(),
+    host = settings.public_host, listeners = entrances(), sessions = crowd.size(),
     room = settings.max_connections,
   })
 end
@@ -28,7 +38,7 @@ end
 function reports.deliver_to_all(json, buf)
   for _, session in sessions.each() do
     if session.uid and not session.closing then
-      sessions.write(session, session.form == protocol.BUF and buf or json)
+      sessions.write(session, gate.form(session.key) == protocol.BUF and buf or json)
     end
   end
 end

@@ -1,5 +1,6 @@
 -- Which gateways there are, maintenance, and what is said to all.
 local http = require "perilune.http"
+local packet = require "perilune.packet"
 local perilune = require "perilune"
 local protocol = require "perilune.protocol"
 local test = require "perilune.test"
@@ -34,7 +35,8 @@ test("a client is sent to the gateway with the most room", function()
   with_center({}, function(url)
     local handles = { fake(1, 50, 100), fake(2, 300, 1000), fake(3, 40, 100) }
     test.equal(assert(http.get(url)):json(), { status = STATUS.ok, maintenance = "",
-      listeners = { { kind = "tcp", host = "127.0.0.1", port = 2, tls = false } } })
+      listeners = { { kind = "tcp", host = "127.0.0.1", port = 2, tls = false,
+        encrypt = false } } })
     local stats = perilune.call("center", "stats")
     test.equal({ stats.gateways, stats.sessions, stats.room, stats.given }, { 3, 390, 1200, 1 })
     for _, handle in ipairs(handles) do perilune.stop(handle) end
@@ -112,7 +114,8 @@ test("a gateway's own host goes before the one that was asked", function()
     perilune.call(handle, "report", { host = "game.example", sessions = 0, room = 1,
       listeners = { { kind = "websocket", port = 443, tls = true } } })
     test.equal(assert(http.get(url)):json().listeners,
-      { { kind = "websocket", host = "game.example", port = 443, tls = true } })
+      { { kind = "websocket", host = "game.example", port = 443, tls = true,
+        encrypt = false } })
     perilune.stop(handle)
   end)
 end)
@@ -158,14 +161,20 @@ end)
 
 test("a gateway reports itself, and a client finds it by packet", function()
   with_center({}, function(url)
-    world.with({ gateway = { report_ms = 20, max_connections = 400 } }, function(port)
-      local listeners = { { kind = "tcp", host = "127.0.0.1", port = port, tls = false } }
+    local listen = { { port = 0 }, { port = 0, kind = "udp" }, { port = 0, encrypt = true } }
+    local options = { report_ms = 20, max_connections = 400, listen = listen }
+    world.with({ gateway = options }, function(port)
+      local encrypted = world.stats().listeners[3].port
+      local listeners = {
+        { kind = "tcp", host = "127.0.0.1", port = port, tls = false, encrypt = false },
+        { kind = "tcp", host = "127.0.0.1", port = encrypted, tls = false, encrypt = true },
+      }
       test.eventually(function() return http.get(url).status == 200 end)
       test.equal(http.get(url):json().listeners, listeners)
       for form = protocol.JSON, protocol.BUF do
         local player = world.connect(port, form)
         local info = player:request "system.server_info"
-        listeners[1].host = ""
+        listeners[1].host, listeners[2].host = "", ""
         test.equal({ info.status, info.listeners, info.maintenance }, { STATUS.ok, listeners, "" })
         test.ok(player:login(), "on the same connection")
         test.equal(player:request("system.server_info").status, STATUS.invalid_operation)
@@ -191,10 +200,19 @@ test("all players who are logged in hear an announcement, also one who resumes",
       test.ok(resuming:login())
       resuming.connection:abort()
       world.wait_for("kept_now", 1)
+      local forms = {}
+      for index, player in ipairs(players) do
+        local came = player.connection.on_data
+        player.connection.on_data = function(_, data)
+          forms[index] = select(4, packet.header(data))
+          return came(_, data)
+        end
+      end
       test.equal(perilune.call("center", "maintain", "in 5 minutes"), 1)
       for _, player in ipairs(players) do
         test.equal({ player:next() }, { "system.announcement", { text = "in 5 minutes" } })
       end
+      test.equal(forms, { protocol.JSON, protocol.BUF }, "each in their own")
       test.ok(resuming:resume())
       test.equal({ resuming:next() }, { "system.announcement", { text = "in 5 minutes" } })
       test.ok(outside:send "protocol.ping")

@@ -3,7 +3,7 @@ export const services = {
   messages: {
     member: "uid u32, uname string, usex i16",
     line: "id u32, uid u32, uname string, usex i16, text string, time u32",
-    listener: "kind string, host string, port u16, tls bool",
+    listener: "kind string, host string, port u16, tls bool, encrypt bool",
   },
 
   talkroom: {
