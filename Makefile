@@ -56,16 +56,18 @@ TEST_SOURCES := $(wildcard test/core/*.cpp test/net/*.cpp test/data/*.cpp test/e
 PROGRAM_SOURCES := $(wildcard examples/*/*.cpp)
 BENCH_SOURCES := $(wildcard test/bench/*.cpp)
 FUZZ_SOURCES := $(wildcard test/fuzz/*.cpp)
+SOAK_SOURCES := $(wildcard test/soak/*.cpp)
 LUA_TESTS := $(wildcard test/lua test/data test/service test/regress examples)
 
 object = $(patsubst %.cpp,$(B)/obj/%.o,$(1))
 SOURCES := $(LIBRARY_SOURCES) $(MAIN_SOURCES) $(TEST_SOURCES) $(PROGRAM_SOURCES) $(BENCH_SOURCES) \
-	$(FUZZ_SOURCES)
+	$(FUZZ_SOURCES) $(SOAK_SOURCES)
 NODE := $(if $(MAIN_SOURCES),$(B)/perilune)
 CORE_TESTS := $(if $(TEST_SOURCES),$(B)/core_tests)
 PROGRAMS := $(patsubst %.cpp,$(B)/%,$(PROGRAM_SOURCES))
 BENCHES := $(patsubst test/%.cpp,$(B)/%,$(BENCH_SOURCES))
 FUZZERS := $(patsubst test/%.cpp,$(B)/%,$(FUZZ_SOURCES))
+SOAK_TESTS := $(if $(SOAK_SOURCES),$(B)/soak_tests)
 
 # ---- building ----
 
@@ -110,6 +112,9 @@ $(B)/perilune: $(call object,$(MAIN_SOURCES)) $(B)/libperilune.a
 	$(call link)
 
 $(B)/core_tests: $(call object,$(TEST_SOURCES)) $(B)/libperilune.a
+	$(call link,-lgtest -lgtest_main)
+
+$(B)/soak_tests: $(call object,$(SOAK_SOURCES) test/embed/process.cpp) $(B)/libperilune.a
 	$(call link,-lgtest -lgtest_main)
 
 $(PROGRAMS): $(B)/%: $(B)/obj/%.o $(B)/libperilune.a

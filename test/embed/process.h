@@ -41,6 +41,7 @@ class Process {
     // Waits until it has printed `text`. False when it ends before, or `limit_ms` is over.
     bool printed(const std::string& text, int limit_ms = 20'000);
     void signal(int number) const;
+    pid_t id() const { return pid_; }
     // Its exit code; 128 and the signal that ended it; -1 when it runs on after `limit_ms`.
     int wait(int limit_ms = 30'000);
     // What it has printed so far.
