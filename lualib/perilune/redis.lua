@@ -27,6 +27,7 @@
 -- `retry_reads` allows it for commands that only read.
 local redis = {}
 
+local callbacks = require "perilune.callback"
 local commands = require "perilune.redis.commands"
 local core = require "perilune.core"
 local crypto = require "perilune.crypto"
@@ -368,9 +369,9 @@ end
 
 ---@async
 local function subscribe(self, names, is_pattern, callback, on_gap)
-  for _, f in ipairs { callback or "", on_gap or "" } do
-    if type(f) ~= "function" and type(f) ~= "string" then
-      native.misuse("db:subscribe: a function or the name of one expected, got " .. type(f))
+  for _, given in ipairs { callback or "", on_gap or "" } do
+    if not callbacks.is(given) then
+      native.misuse("db:subscribe: a function or the name of one expected, got " .. type(given))
     end
   end
   local shared = self._core
@@ -386,9 +387,8 @@ end
 ---itself; what was published meanwhile is missed, which on_gap is told.
 ---@async
 ---@param names string|string[] channels
----@param callback (fun(message: string, channel: string)|string)? or the name of a function of the
----service's first table
----@param on_gap (fun(subscription: perilune.redis.Subscription)|string)?
+---@param callback perilune.Callback? (message, channel)
+---@param on_gap perilune.Callback? (subscription)
 ---@return perilune.redis.Subscription? subscription when the server has it
 ---@return string? message
 ---@return string? code "unavailable", "busy" (over 100000 names), "closed", of the server
@@ -399,8 +399,8 @@ end
 ---The same for all channels whose names match a pattern: "room.*".
 ---@async
 ---@param names string|string[] patterns
----@param callback (fun(message: string, channel: string)|string)?
----@param on_gap (fun(subscription: perilune.redis.Subscription)|string)?
+---@param callback perilune.Callback? (message, channel)
+---@param on_gap perilune.Callback? (subscription)
 ---@return perilune.redis.Subscription? subscription
 ---@return string? message
 ---@return string? code

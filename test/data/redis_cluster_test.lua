@@ -207,11 +207,26 @@ helper.test("a node that dies and comes back: the others' keys are there all the
     test.equal(db:get(by_node[1]), "1")
     test.equal(db:get(by_node[2]), "2")
     test.equal(db:with({ timeout_ms = 100 }):get(by_node[3]), nil)
+    local commands = {}
+    for index, key in ipairs(KEYS) do commands[index] = { "SET", key, index } end
+    local began = perilune.now()
+    local results = db:with({ timeout_ms = 1000 }):pipeline(commands)
+    for index, key in ipairs(KEYS) do
+      if owner_of(native.slot(key)) == 3 then
+        test.equal(results[index].code, "unavailable")
+      else
+        test.equal(results[index], "OK")
+      end
+    end
+    test.ok(perilune.now() - began >= 1000)
+    -- What there is time for waits until it is back.
     local got
     perilune.fork(function() got = db:get(by_node[3]) end)
+    perilune.fork(function() results = db:pipeline(commands) end)
+    results = nil
     nodes[3]:tell "start"
-    test.eventually(function() return got end, 60000)
-    test.equal(got, "3")
+    test.eventually(function() return got and results end, 60000)
+    for index in ipairs(KEYS) do test.equal(results[index], "OK") end
   end)
 end)
 

@@ -335,6 +335,20 @@ test("an error of logging in that repeats its arguments doesn't reveal the passw
   helper.close_fake(listener, connections)
 end)
 
+test("the limits of requests are none of the service's timers", function()
+  local timed_out
+  helper.with_fake(function(command) return command[1] == "HOLD" and "" or nil end,
+    { name = "", timeout_ms = 100 }, function(db)
+      perilune.fork(function() timed_out = code(db:command "HOLD") end)
+      perilune.yield()
+      perilune.cancel_all()
+      test.eventually(function() return timed_out end)
+      test.equal(timed_out, "timeout")
+      perilune.cancel_all()
+      test.equal(code(db:command "HOLD"), "timeout")
+    end)
+end)
+
 test("too many requests are busy, at once", function()
   helper.with_fake(function(command) return command[1] == "HOLD" and "" or nil end,
     { name = "", max_pending = 100, timeout_ms = 500 }, function(db)

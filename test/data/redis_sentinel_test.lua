@@ -90,4 +90,63 @@ helper.test("the primary is found, and followed when another one takes over", fu
   for _, watcher in ipairs(all.watchers) do watcher:close() end
 end)
 
+-- A sentinel and the server that it names, in one.
+local function fake(role, answer)
+  local listener, connections
+  listener, connections = helper.fake(function(command)
+    if command[1] == "SENTINEL" then
+      return ("*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%d\r\n"):format(#tostring(listener.port), listener.port)
+    elseif command[1] == "ROLE" then
+      return role()
+    end
+    return answer and answer(command)
+  end)
+  return "redis+sentinel://127.0.0.1:" .. listener.port .. "/players", listener, connections
+end
+
+local PRIMARY = "*3\r\n$6\r\nmaster\r\n:0\r\n*0\r\n"
+local REPLICA = "*5\r\n$5\r\nslave\r\n$1\r\nh\r\n:1\r\n$9\r\nconnected\r\n:0\r\n"
+
+test("a server that says itself that it is no primary isn't used, whatever the sentinels say", function()
+  for _, role in ipairs { REPLICA, "+OK\r\n", "*0\r\n" } do
+    local url, listener, connections = fake(function() return role end)
+    test.equal(code(redis.connect(url, { connect_ms = 2000 })), "READONLY")
+    helper.close_fake(listener, connections)
+  end
+end)
+
+test("a server that doesn't write any more is left for the next primary", function()
+  local is_primary, roles = true, 0
+  local url, listener, connections = fake(function()
+    roles = roles + 1
+    return is_primary and PRIMARY or REPLICA
+  end, function(command)
+    if command[1] ~= "SET" then return nil end
+    return is_primary and "+OK\r\n" or "-READONLY You can't write against a read only replica.\r\n"
+  end)
+  local db = assert(redis.connect(url, { timeout_ms = 60000 }))
+  test.equal(db:set("a", 1), "OK")
+  is_primary = false
+  test.equal(code(db:set("a", 1)), "READONLY")
+  test.eventually(function() return roles >= 3 end) -- it asks again, and isn't content
+  test.equal(db:stats().connected, 0)
+  is_primary = true
+  test.equal(db:set("a", 1), "OK")
+  test.equal(db:stats().lost, 1)
+  db:close()
+  helper.close_fake(listener, connections)
+end)
+
+test("sentinels that say nonsense are none", function()
+  for _, reply in ipairs { "*-1\r\n", "+OK\r\n", "*2\r\n$1\r\nx\r\n$1\r\ny\r\n", "*1\r\n$1\r\nx\r\n",
+    "*2\r\n:5\r\n:6\r\n", "*2\r\n$1\r\nx\r\n:700000\r\n" } do
+    local listener, connections = helper.fake(function(command)
+      return command[1] == "SENTINEL" and reply or nil
+    end)
+    test.equal(code(redis.connect("redis+sentinel://127.0.0.1:" .. listener.port .. "/players")),
+      "unavailable", reply)
+    helper.close_fake(listener, connections)
+  end
+end)
+
 return test

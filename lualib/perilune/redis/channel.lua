@@ -44,7 +44,11 @@ local function scatter(ms) return math.ceil(ms * (0.75 + math.random() / 2)) end
 
 ---@async
 local function dial(self)
-  local link, message, code = self._dial(self._connect_ms)
+  local ok, link, message, code = pcall(self._dial, self._connect_ms)
+  if not ok then
+    perilune.log.error("redis: %s: %s", self.what, tostring(link))
+    return nil, tostring(link), "unavailable"
+  end
   if link and (self.closed or link.closed) then
     message, code = link.address .. ": " .. (link.closed or "closed here"), "unavailable"
     link:close()

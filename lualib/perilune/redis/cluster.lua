@@ -78,11 +78,10 @@ local function read_slots(reply, asked_host)
   for _, entry in ipairs(reply) do
     if type(entry) ~= "table" or type(entry[3]) ~= "table" then return nil end
     local first, last, host, port = entry[1], entry[2], entry[3][1], entry[3][2]
-    if type(first) ~= "number" or type(last) ~= "number" or type(port) ~= "number" then
-      return nil
-    end
+    if type(first) ~= "number" or type(last) ~= "number" then return nil end
     -- A node that doesn't know its own address is where it was asked.
-    if type(host) ~= "string" or host == "" or host == "?" then host = asked_host end
+    if host == native.null or host == "" or host == "?" then host = asked_host end
+    if type(host) ~= "string" or type(port) ~= "number" then return nil end
     ranges[#ranges + 1] = { first, last, host, port }
   end
   table.sort(ranges, function(a, b) return a[1] < b[1] end)
@@ -237,20 +236,22 @@ end
 -- What an error says of where the request is to go next: a node, and whether it is to be asked
 -- specially. nil: the error is the answer.
 ---@async
-local function next_place(self, code, message, node, slot)
+local function next_place(self, code, message, node, slot, left_ms)
   if code == "MOVED" or code == "ASK" then
     self._settings.counters.redirected = self._settings.counters.redirected + 1
-    local other = node_of_message(self, message, node)
     if code == "MOVED" then refresh_soon(self) end
-    return other, code == "ASK"
+    return node_of_message(self, message, node), code == "ASK"
+  elseif self.closed or left_ms <= 0 then
+    return nil
   elseif LATER[code] or code == "unavailable" or code == "closed" then
-    if self.closed then return nil end
     refresh_soon(self)
-    perilune.sleep(AGAIN_MS)
+    perilune.sleep(math.min(AGAIN_MS, math.ceil(left_ms)))
     return slot and node_of(self, slot) or any_node(self) or node
   end
 end
 
+-- Sends a request, by send(node, left_ms), to one node after the other until it is done; bytes_of()
+-- are the command's.
 ---@async
 local function request_at(self, slot, limit_ms, send, bytes_of)
   local deadline = now() + limit_ms
@@ -258,20 +259,17 @@ local function request_at(self, slot, limit_ms, send, bytes_of)
   local is_asking, message, code = false, "redis: no node has this slot", "CLUSTERDOWN"
   local redirects = 0
   while redirects <= MAX_REDIRECTS do
-    local left = deadline - now()
-    if left <= 0 then return nil, message, code end
     local value
+    local left = math.max(1, deadline - now())
     if node and is_asking then
       value, message, code = request_asking(self, node, left, bytes_of())
     elseif node then
       value, message, code = send(node, left)
     end
     if not code then return value end
-    local other
-    other, is_asking = next_place(self, code, message, node, slot)
-    if not other then return nil, message, code end
-    node = other
-    if code == "MOVED" or code == "ASK" then redirects = redirects + 1 end
+    node, is_asking = next_place(self, code, message, node, slot, deadline - now())
+    if not node then return nil, message, code end
+    if not LATER[code] and code:find "^%u" then redirects = redirects + 1 end
   end
   return nil, message, code
 end
@@ -308,59 +306,84 @@ local function request_bytes(self, slot, limit_ms, bytes)
   end, function() return bytes end)
 end
 
--- Sends each node its part. Returns the parts: node, batch, and which commands.
----@async
-local function send_parts(self, limit_ms, list, slots)
+-- What was sent to each node: {batch, indexes}. Commands whose node isn't connected aren't sent.
+local function send_parts(self, limit_ms, list, slots, indexes)
   local parts, by_node = {}, {}
-  for index, bytes in ipairs(list) do
+  for _, index in ipairs(indexes) do
     local node = slots[index] and node_of(self, slots[index]) or any_node(self)
-    local part = by_node[node or 0]
-    if not part then
+    local part = node and by_node[node]
+    if node and not part then
       part = { node = node, bytes = {}, indexes = {} }
-      parts[#parts + 1], by_node[node or 0] = part, part
+      parts[#parts + 1], by_node[node] = part, part
     end
-    part.bytes[#part.bytes + 1], part.indexes[#part.indexes + 1] = bytes, index
+    if part then
+      table.insert(part.bytes, list[index])
+      table.insert(part.indexes, index)
+    end
   end
   for _, part in ipairs(parts) do
-    local link = part.node and part.node.channel:connected(limit_ms)
-    part.batch = link and link:send_batch(limit_ms, part.bytes)
+    local link = part.node.channel.link
+    if link then part.batch, part.why, part.kind = link:send_batch(limit_ms, part.bytes) end
   end
   return parts
 end
 
--- Whether a command that got this error has not been done, and another try is due.
-local function was_not_done(answer)
-  if getmetatable(answer) ~= "perilune.redis.Error" then return false end
-  local code = answer.code
-  return code == "MOVED" or code == "ASK" or code == "unavailable" or LATER[code] == true
+-- What became of a command that was sent on, for a list of results.
+---@async
+local function follow_one(self, slot, limit_ms, bytes)
+  local value, message, code = request_bytes(self, slot, limit_ms, bytes)
+  if code then return native.error(code, message) end
+  if value == nil then return native.null end
+  return value
 end
 
----Sends commands, those of one node together, and waits for all replies.
+-- Puts the answers of a part where they belong. Those that are to be tried again stay open.
+---@async
+local function take_answers(self, part, results, deadline, slots)
+  if part.kind == "busy" then
+    for _, index in ipairs(part.indexes) do results[index] = native.error("busy", part.why) end
+  end
+  local answers = part.batch and part.batch:wait() or {}
+  for place, index in ipairs(part.indexes) do
+    local answer = answers[place]
+    local code = getmetatable(answer) == "perilune.redis.Error" and answer.code
+    if code == "ASK" then
+      answer = follow_one(self, slots[index], math.max(1, deadline - now()), part.bytes[place])
+    elseif code == "MOVED" then
+      next_place(self, code, answer.message, part.node, slots[index], 0)
+    end
+    if answer ~= nil and code ~= "MOVED" and not LATER[code] then results[index] = answer end
+    part.problem = code and answer or part.problem
+  end
+end
+
+---Sends commands, those of one node together, and waits for all replies. Those that weren't done
+---are sent again, to where they belong by then.
 ---@async
 ---@param limit_ms number
 ---@param list string[] commands as bytes
 ---@param slots table<integer, integer> their slots
 ---@return any[] results
 function Cluster:batch(limit_ms, list, slots)
-  local deadline, results = now() + limit_ms, {}
-  for _, part in ipairs(send_parts(self, limit_ms, list, slots)) do
-    local answers = part.batch and part.batch:wait() or {}
-    for place, index in ipairs(part.indexes) do
-      local answer = answers[place]
-      if answer == nil or was_not_done(answer) then
-        local value, message, code =
-          request_bytes(self, slots[index], math.max(1, deadline - now()), list[index])
-        if code then
-          answer = native.error(code, message)
-        elseif value == nil then
-          answer = native.null
-        else
-          answer = value
-        end
-      end
-      results[index] = answer
+  local deadline, results, open = now() + limit_ms, {}, {}
+  local problem = native.error("unavailable", "redis: no connection to its node in time")
+  for index = 1, #list do open[index] = index end
+  while true do
+    for _, part in ipairs(send_parts(self, math.max(1, deadline - now()), list, slots, open)) do
+      take_answers(self, part, results, deadline, slots)
+      problem = part.problem or problem
     end
+    local left = {}
+    for _, index in ipairs(open) do
+      if results[index] == nil then left[#left + 1] = index end
+    end
+    open = left
+    if not open[1] then return results end
+    if self.closed or now() >= deadline then break end
+    refresh_soon(self)
+    perilune.sleep(AGAIN_MS)
   end
+  for _, index in ipairs(open) do results[index] = problem end
   return results
 end
 
@@ -401,11 +424,8 @@ end
 ---@return boolean
 function Cluster:follows(code, message)
   if not self:is_redirection(code) then return false end
-  next_place(self, code, message)
-  if code == "MOVED" or code == "ASK" then
-    refresh(self, self._settings.connect_ms)
-    perilune.sleep(AGAIN_MS)
-  end
+  if code == "MOVED" then refresh(self, self._settings.connect_ms) end
+  perilune.sleep(AGAIN_MS)
   return true
 end
 

@@ -419,6 +419,12 @@ local function new_link(address, settings, is_primary)
   }, Link)
 end
 
+-- Sentinels and nodes of a cluster may name any.
+local function is_place(host, port)
+  return type(host) == "string" and host:find "^[^%z%s]+$" and #host <= 255
+    and type(port) == "number" and port % 1 == 0 and port >= 1 and port <= 65535
+end
+
 ---Connects, logs in and chooses the database.
 ---@async
 ---@param host string
@@ -430,6 +436,10 @@ end
 ---@return string? message
 ---@return string? code of the server, or "unavailable", "overloaded"
 function link.open(host, port, settings, limit_ms, ask_role)
+  if not is_place(host, port) then
+    local given = ("%s %s"):format(tostring(host):sub(1, 100), tostring(port):sub(1, 100))
+    return nil, "this is no host and port: " .. given, "unavailable"
+  end
   local deadline = now() + limit_ms
   local address = (host:find(":", 1, true) and "[%s]:%d" or "%s:%d"):format(host, port)
   local self = new_link(address, settings, ask_role)

@@ -70,7 +70,7 @@ local function ask(self, link, limit_ms)
   local reply, message, code =
     link:request(limit_ms / 2, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._primary)
   link:close()
-  if type(reply) == "table" and tonumber(reply[2]) then return reply end
+  if type(reply) == "table" and reply[2] then return reply end
   if message then return nil, message, code == "unknown" and "unavailable" or code end
   return nil, ("%s knows no primary %q"):format(link.address, self._primary), "unavailable"
 end

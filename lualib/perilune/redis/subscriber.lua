@@ -4,6 +4,7 @@
 -- meanwhile is gone, and each subscription is told so.
 local subscriber = {}
 
+local callbacks = require "perilune.callback"
 local channels = require "perilune.redis.channel"
 local core = require "perilune.core"
 local perilune = require "perilune"
@@ -85,15 +86,10 @@ function Subscription:each()
   end
 end
 
-local function call(callback, ...)
-  if type(callback) == "string" then callback = core.commands()[callback] end
-  return callback(...)
-end
-
 -- Hands messages to the callback, one after the other.
 local function deliver(self)
   for message, channel in self:each() do
-    local ok, problem = xpcall(call, debug.traceback, self._callback, message, channel)
+    local ok, problem = xpcall(callbacks.call, debug.traceback, self._callback, message, channel)
     if not ok then perilune.log.error("redis: a message of %s: %s", channel, problem) end
   end
 end
@@ -117,7 +113,7 @@ local function tell_gap(self, link)
   if self._told == link then return end
   self._told = link
   self.gaps = self.gaps + 1
-  if self._on_gap then fork(call, self._on_gap, self) end
+  if self._on_gap then fork(callbacks.call, self._on_gap, self) end
 end
 
 ---Ends it. What has come already can still be read.
@@ -260,8 +256,8 @@ end
 ---Begins a subscription without waiting for the server.
 ---@param names string[]
 ---@param is_pattern boolean
----@param callback (fun(message: string, channel: string)|string)?
----@param on_gap (fun(subscription: perilune.redis.Subscription)|string)?
+---@param callback perilune.Callback? (message, channel)
+---@param on_gap perilune.Callback? (subscription)
 ---@return perilune.redis.Subscription
 function Subscriber:start(names, is_pattern, callback, on_gap)
   local subscription = setmetatable({
@@ -294,8 +290,8 @@ end
 ---@param limit_ms number
 ---@param names string[]
 ---@param is_pattern boolean
----@param callback (fun(message: string, channel: string)|string)?
----@param on_gap (fun(subscription: perilune.redis.Subscription)|string)?
+---@param callback perilune.Callback? (message, channel)
+---@param on_gap perilune.Callback? (subscription)
 ---@return perilune.redis.Subscription? subscription
 ---@return string? message
 ---@return string? code "unavailable", "busy", of the server
