@@ -71,7 +71,9 @@ function probe.on_start()
     on_close = function() echo.lost = echo.lost + 1 end,
   }))
   perilune.every(100, "on_echo_due")
-  local listener = assert(socket.listen { framing = "line", on_data = "on_line", max_frame = 65536 })
+  local listener = assert(socket.listen {
+    framing = "line", on_data = "on_line", max_frame = 65536,
+  })
   perilune.log.info("probe at port %d", listener.port)
 end
 
