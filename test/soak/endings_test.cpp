@@ -73,7 +73,7 @@ class EndingsTest : public SoakTest {
 
 TEST_F(EndingsTest, however_a_connection_ends_it_opens_once_and_closes_once) {
     constexpr int kThreads = 4;
-    const int all = scale(1000, 100'000);
+    const int all = scale(400, 100'000);
     start({});
     const Place places[] = {{Transport::tcp, port("packet")},
                             {Transport::websocket, port("websocket")},
@@ -81,7 +81,7 @@ TEST_F(EndingsTest, however_a_connection_ends_it_opens_once_and_closes_once) {
                             {Transport::tls, port("tls")}};
     const Numbers before = numbers();
     std::atomic<int> lived{0};
-    attack(scale(20, 300), [&](Clock::time_point end) {
+    attack(scale(4, 120), [&](Clock::time_point end) {
         std::vector<std::thread> threads;
         for (int t = 0; t < kThreads; ++t) {
             threads.emplace_back([&, t] {
@@ -115,7 +115,7 @@ TEST_F(EndingsTest, without_descriptors_accept_pauses_and_goes_on_within_a_secon
     const int wanted = limit + 100;
     // Nobody is thrown out meanwhile, which would make room.
     start({"login_ms = 3600000,", limit});
-    attack(scale(5, 30), [&](Clock::time_point end) {
+    attack(scale(4, 30), [&](Clock::time_point end) {
         const auto measure = [&](std::chrono::milliseconds time) {
             const double cpu = cpu_seconds();
             const auto from = Clock::now();

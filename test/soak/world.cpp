@@ -178,7 +178,7 @@ void SoakTest::attack(int seconds, const Attack& attack) {
     report_ = "attacked for " + in_short(took.count()) + " s, node " +
               in_short(100 * (cpu_seconds() - cpu_from) / took.count()) + " % CPU, machine " +
               in_short(100 - 100 * idle) + " %";
-    EXPECT_LT(took.count(), seconds + 2) << "the players left before it was over";
+    EXPECT_TRUE(!is_soak() || took.count() < seconds + 2) << "the players left before it was over";
     check_bystanders(bots, idle < kSaturatedIdle);
     check_residue(before, during);
     std::printf("soak: %s\n", report_.c_str());
@@ -238,15 +238,6 @@ std::uint16_t SoakTest::port(Transport transport) {
 
 std::uint16_t SoakTest::port(const std::string& framed) {
     return static_cast<std::uint16_t>(ports_["framed." + framed]);
-}
-
-bool SoakTest::eventually(const std::function<bool()>& condition, int limit_ms) {
-    const auto end = Clock::now() + std::chrono::milliseconds(limit_ms);
-    while (!condition()) {
-        if (Clock::now() > end) return false;
-        std::this_thread::sleep_for(20ms);
-    }
-    return true;
 }
 
 Residents SoakTest::residents() const {

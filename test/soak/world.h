@@ -21,6 +21,7 @@
 #include <string>
 
 #include "../embed/process.h"
+#include "../eventually.h"
 #include "peer.h"
 
 namespace perilune::test {
@@ -70,7 +71,6 @@ class SoakTest : public testing::Test {
     static void expect_in_time(Clock::duration took, Clock::duration limit, const char* what) {
         EXPECT_TRUE(!is_soak() || took <= limit) << what << " took " << took.count() << " ns";
     }
-    bool eventually(const std::function<bool()>& condition, int limit_ms = 30'000);
 
     Residents residents() const;
     double cpu_seconds() const;  // that the node has used

@@ -1,5 +1,5 @@
 -- framed: connections of every framing, for those who attack them: it sends back what comes.
--- "close" is answered with much and a close, "abort" with an abort. It counts opens and closes of each.
+-- "close" is answered with much and a close, "abort" with an abort. It counts opens and closes.
 local enet = require "perilune.enet"
 local socket = require "perilune.socket"
 local websocket = require "perilune.websocket"

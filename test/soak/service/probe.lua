@@ -71,9 +71,7 @@ function probe.on_start()
     on_close = function() echo.lost = echo.lost + 1 end,
   }))
   perilune.every(100, "on_echo_due")
-  local listener = assert(socket.listen {
-    framing = "line", on_data = "on_line", max_frame = 65536,
-  })
+  local listener = assert(socket.listen { framing = "line", on_data = "on_line" })
   perilune.log.info("probe at port %d", listener.port)
 end
 
