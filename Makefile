@@ -45,7 +45,7 @@ CPPFLAGS := -Iengine/include -Iengine -isystem build/3rd/include \
 	-DSPDLOG_FMT_EXTERNAL -DPERILUNE_VERSION='"$(VERSION)"' $(THIRD_DEFINES)
 # -rdynamic: Lua modules in shared libraries find the Lua API in the program.
 LDFLAGS := -rdynamic -pthread
-LDLIBS := -lspdlog -lfmt -lhttp_parser -lssl -lcrypto -largon2 -lenet -lhiredis -ldl -lm
+LDLIBS := -lspdlog -lfmt -lhttp_parser -lssl -lcrypto -largon2 -lenet -lhiredis -lmariadb -lsqlite3 -ldl -lm
 
 # ---- what there is: files are found, not listed ----
 

@@ -208,9 +208,9 @@ void Kernel::refuse(MessagePtr message, Outcome outcome, std::string_view text) 
     if (message->session == 0 || message->kind == MessageKind::reply ||
         message->kind == MessageKind::failure || message->kind == MessageKind::timer ||
         message->kind == MessageKind::socket || message->kind == MessageKind::datagram ||
-        message->kind == MessageKind::work || message->kind == MessageKind::down ||
-        message->kind == MessageKind::ready || message->kind == MessageKind::link ||
-        message->kind == MessageKind::packet) {
+        message->kind == MessageKind::work || message->kind == MessageKind::database ||
+        message->kind == MessageKind::down || message->kind == MessageKind::ready ||
+        message->kind == MessageKind::link || message->kind == MessageKind::packet) {
         if (message->kind == MessageKind::send || message->kind == MessageKind::packet) {
             counters_.dead_letters.fetch_add(1, std::memory_order_relaxed);
         } else if (message->kind == MessageKind::reply || message->kind == MessageKind::failure) {

@@ -29,6 +29,7 @@ enum class MessageKind : std::uint8_t {
     packet,    // of a client, or for one (`detail` is a PacketWay); `id` is its session's key
     down,      // the service `from` that the receiver monitors has died
     work,      // blocking work is done; `session` tells which
+    database,  // `detail` is a DatabaseEvent of connection or database `id`
     start,     // begin the service `to`; answered when it has started
     link,      // `from` and the receiver are bound to each other
     ready,     // the receiver has told itself to go on with what it has begun

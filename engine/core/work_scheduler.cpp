@@ -1,5 +1,7 @@
 #include "core/work_scheduler.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <chrono>
 
@@ -27,6 +29,14 @@ struct CurrentWorker {
     Worker* worker = nullptr;
 };
 thread_local CurrentWorker current_worker;
+
+// A peer that went is an error of the write, also for libraries that write to sockets themselves.
+void block_sigpipe() {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+}
 
 }  // namespace
 
@@ -201,6 +211,7 @@ void WorkScheduler::timer_added(std::int64_t due_ns) {
 }
 
 void WorkScheduler::run(Worker& worker) {
+    block_sigpipe();
     current_worker = {this, &worker};
     Watchdog::adopt_thread(&worker);
     running_.fetch_add(1);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/codec.h"
+#include "data/databases.h"
 #include "lua/lua_codec.h"
 #include "lua/lua_core.h"
 #include "lua/lua_crypto.h"
@@ -11,10 +12,12 @@
 #include "lua/lua_file.h"
 #include "lua/lua_gate.h"
 #include "lua/lua_http.h"
+#include "lua/lua_mysql.h"
 #include "lua/lua_packet.h"
 #include "lua/lua_password.h"
 #include "lua/lua_redis.h"
 #include "lua/lua_socket.h"
+#include "lua/lua_sqlite.h"
 #include "lua/lua_udp.h"
 #include "lua/vm.h"
 #include "net/network.h"
@@ -42,7 +45,14 @@ std::vector<std::string> service_folders(const LuaHostOptions& options) {
 
 }  // namespace
 
-Result<std::unique_ptr<LuaHost>> LuaHost::create(Kernel& kernel, Network* network, Udp* udp,
+std::string LuaHostOptions::from_base(std::string_view path) const {
+    if (path.empty() || path[0] == '/' || base_folder.empty() || base_folder == ".") {
+        return std::string(path);
+    }
+    return base_folder + "/" + std::string(path);
+}
+
+Result<std::unique_ptr<LuaHost>> LuaHost::create(Kernel& kernel, const Outside& outside,
                                                  LuaHostOptions options) {
     Result<std::unique_ptr<PagePool>> pool = PagePool::create(pool_options(kernel.seeded()));
     if (!pool.ok() && kernel.seeded()) {
@@ -52,14 +62,13 @@ Result<std::unique_ptr<LuaHost>> LuaHost::create(Kernel& kernel, Network* networ
     }
     if (!pool.ok()) return pool.status();
     return std::unique_ptr<LuaHost>(
-        new LuaHost(kernel, network, udp, std::move(options), std::move(pool.value())));
+        new LuaHost(kernel, outside, std::move(options), std::move(pool.value())));
 }
 
-LuaHost::LuaHost(Kernel& kernel, Network* network, Udp* udp, LuaHostOptions options,
+LuaHost::LuaHost(Kernel& kernel, const Outside& outside, LuaHostOptions options,
                  std::unique_ptr<PagePool> pages)
     : kernel_(kernel),
-      network_(network),
-      udp_(udp),
+      outside_(outside),
       options_(std::move(options)),
       pages_(std::move(pages)),
       scripts_(service_folders(options_)),
@@ -80,7 +89,7 @@ LuaHost::LuaHost(Kernel& kernel, Network* network, Udp* udp, LuaHostOptions opti
         push_http_library(L);
         Vm::of(L).needs_close();  // parsers hold memory that isn't Lua's
     });
-    if (network != nullptr) {
+    if (network() != nullptr) {
         add_module("perilune.native.socket", push_socket_library);
         add_module("perilune.gate", push_gate_library);
         add_module("perilune.native.redis", [](lua_State* L) {
@@ -88,9 +97,13 @@ LuaHost::LuaHost(Kernel& kernel, Network* network, Udp* udp, LuaHostOptions opti
             Vm::of(L).needs_close();  // readers hold memory that isn't Lua's
         });
     }
-    if (udp != nullptr) {
+    if (udp() != nullptr) {
         add_module("perilune.native.udp", push_udp_library);
         add_module("perilune.native.enet", push_enet_library);
+    }
+    if (databases() != nullptr) {
+        add_module("perilune.native.mysql", push_mysql_library);
+        add_module("perilune.native.sqlite", push_sqlite_library);
     }
 }
 
@@ -599,14 +612,14 @@ Table LuaHost::node_stats() {
     for (const auto& [name, handle] : kernel_.registry().names()) {
         names.emplace_back(name, handle.value);
     }
-    if (network_ != nullptr) {
-        network_->counters().each([&](const char* name, std::uint64_t value) {
+    if (network() != nullptr) {
+        network()->counters().each([&](const char* name, std::uint64_t value) {
             put(("net_" + std::string(name)).c_str(), value);
         });
     }
-    if (udp_ != nullptr) {
-        udp_->counters().each([&](const char* name, std::uint64_t value) { put(name, value); });
-    }
+    const auto put_counter = [&](const char* name, std::uint64_t value) { put(name, value); };
+    if (udp() != nullptr) udp()->counters().each(put_counter);
+    if (databases() != nullptr) databases()->each_counter(put_counter);
     return {{"services", counters_.services.load()},
             {"counters", std::move(counters)},
             {"names", std::move(names)}};

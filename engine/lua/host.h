@@ -3,7 +3,7 @@
 // Purpose:   starts services in VMs (alone, or many light ones in the VM of a group), keeps
 //            what VMs share: scripts, memory pages, the budget of the JIT compiler, topics.
 // Threads:   any, except where a function says otherwise.
-// Ownership: refers to the kernel and the network, which outlive it; VMs belong to their cells.
+// Ownership: refers to the kernel and what is outside, which outlive it; VMs belong to their cells.
 #pragma once
 
 #include <atomic>
@@ -27,6 +27,7 @@ struct lua_State;
 
 namespace perilune {
 
+class Databases;
 class Network;
 class Udp;
 class Vm;
@@ -59,6 +60,9 @@ struct LuaHostOptions {
     int group_services = 512;          // light services a VM
     std::vector<std::string> trusted;  // scripts that get all of Lua: io, os, debug, ffi, jit
     Table env;                         // perilune.env(name)
+
+    // A path that may be relative to base_folder; "" stays "".
+    std::string from_base(std::string_view path) const;
 };
 
 struct SpawnRequest {
@@ -93,8 +97,15 @@ class LuaHost {
   public:
     using Opener = std::function<void(lua_State*)>;  // pushes the module's table
 
+    // What services may use of the outside; each may be missing.
+    struct Outside {
+        Network* network = nullptr;
+        Udp* udp = nullptr;
+        Databases* databases = nullptr;
+    };
+
     // Errors: unavailable (no addresses for the memory of VMs).
-    static Result<std::unique_ptr<LuaHost>> create(Kernel& kernel, Network* network, Udp* udp,
+    static Result<std::unique_ptr<LuaHost>> create(Kernel& kernel, const Outside& outside,
                                                    LuaHostOptions options);
     ~LuaHost();
 
@@ -148,8 +159,9 @@ class LuaHost {
     void vm_ended(Vm* vm);
 
     Kernel& kernel() { return kernel_; }
-    Network* network() { return network_; }
-    Udp* udp() { return udp_; }
+    Network* network() { return outside_.network; }
+    Udp* udp() { return outside_.udp; }
+    Databases* databases() { return outside_.databases; }
     PagePool& pages() { return *pages_; }
     ScriptCache& scripts() { return scripts_; }
     ScriptCache& library() { return library_; }
@@ -192,7 +204,7 @@ class LuaHost {
         std::uint64_t session = 0;
     };
 
-    LuaHost(Kernel& kernel, Network* network, Udp* udp, LuaHostOptions options,
+    LuaHost(Kernel& kernel, const Outside& outside, LuaHostOptions options,
             std::unique_ptr<PagePool> pages);
     // A VM that nobody runs yet. Errors: unavailable (no handle for it).
     Result<Member> create_vm(const std::string& group, std::size_t memory_bytes);
@@ -203,8 +215,7 @@ class LuaHost {
     void answer(Handle to, std::uint64_t session, const Values& values);
 
     Kernel& kernel_;
-    Network* const network_;
-    Udp* const udp_;
+    const Outside outside_;
     const LuaHostOptions options_;
     std::unique_ptr<PagePool> pages_;
     ScriptCache scripts_;

@@ -76,6 +76,24 @@ int push_status(lua_State* L, const Status& status) {
     return 1;
 }
 
+int push_service_state(lua_State* L, const char* key) {
+    const Service& service = Vm::of(L).service(L);
+    if (service.events == LUA_NOREF) return 0;
+    lua_rawgeti(L, LUA_REGISTRYINDEX, service.events);
+    lua_getfield(L, -1, key);
+    return 1;
+}
+
+int keep_service_state(lua_State* L, const char* key) {
+    luaL_checktype(L, 1, LUA_TTABLE);
+    const Service& service = Vm::of(L).service(L);
+    if (service.events == LUA_NOREF) return luaL_error(L, "set_state: on_event first");
+    lua_rawgeti(L, LUA_REGISTRYINDEX, service.events);
+    lua_pushvalue(L, 1);
+    lua_setfield(L, -2, key);
+    return 0;
+}
+
 Handle check_address(lua_State* L, int index, const char* function) {
     if (lua_type(L, index) == LUA_TNUMBER) {
         const lua_Number number = lua_tonumber(L, index);

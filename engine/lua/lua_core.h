@@ -33,6 +33,11 @@ int push_error(lua_State* L, const Status& status);
 // The same, or true.
 int push_status(lua_State* L, const Status& status);
 
+// What libraries keep for the running service under `key`, for functions state() and
+// set_state(table). Only where it has a handler of events: see core.on_event.
+int push_service_state(lua_State* L, const char* key);
+int keep_service_state(lua_State* L, const char* key);
+
 // The service that a handle or a name at `index` means; an empty handle when no service has
 // that name. Raises when it is neither. `function`: as above, or null.
 Handle check_address(lua_State* L, int index, const char* function = nullptr);

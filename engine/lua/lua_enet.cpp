@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "lua/lua_core.h"
 #include "lua/lua_udp.h"
 #include "lua/vm.h"
 #include "net/udp.h"

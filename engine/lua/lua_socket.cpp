@@ -207,11 +207,7 @@ void read_privacy(lua_State* L, const char* function, const char* option, const 
 
 // A path as scripts give it: from the folder of config.lua on.
 std::string file_of(lua_State* L, const char* path) {
-    const std::string& base = Vm::of(L).host().options().base_folder;
-    if (path == nullptr || path[0] == '/' || base.empty() || base == ".") {
-        return path == nullptr ? "" : path;
-    }
-    return base + "/" + path;
+    return Vm::of(L).host().options().from_base(path == nullptr ? "" : path);
 }
 
 TlsOptions tls_options(lua_State* L, const TlsTexts& texts) {

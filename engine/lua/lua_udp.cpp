@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "lua/lua_core.h"
 #include "lua/vm.h"
 #include "net/udp.h"
 
@@ -135,24 +136,6 @@ std::uint64_t check_udp_id(lua_State* L, int index) {
 
 Result<Address> read_address(const char* host, std::uint16_t port) {
     return Address::parse(host, port);
-}
-
-int push_service_state(lua_State* L, const char* key) {
-    const Service& service = Vm::of(L).service(L);
-    if (service.events == LUA_NOREF) return 0;
-    lua_rawgeti(L, LUA_REGISTRYINDEX, service.events);
-    lua_getfield(L, -1, key);
-    return 1;
-}
-
-int keep_service_state(lua_State* L, const char* key) {
-    luaL_checktype(L, 1, LUA_TTABLE);
-    const Service& service = Vm::of(L).service(L);
-    if (service.events == LUA_NOREF) return luaL_error(L, "set_state: on_event first");
-    lua_rawgeti(L, LUA_REGISTRYINDEX, service.events);
-    lua_pushvalue(L, 1);
-    lua_setfield(L, -2, key);
-    return 0;
 }
 
 int push_udp_counters(lua_State* L, const char* prefix, const char* other) {

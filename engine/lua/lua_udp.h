@@ -34,9 +34,6 @@ std::uint64_t check_integer(lua_State* L, int index, double least, double most);
 std::uint64_t check_udp_id(lua_State* L, int index);
 // A numeric address and a port.
 Result<Address> read_address(const char* host, std::uint16_t port);
-// state() and set_state(table) of the running service, kept under `key`.
-int push_service_state(lua_State* L, const char* key);
-int keep_service_state(lua_State* L, const char* key);
 // stats() -> table: the node's counters whose names begin with `prefix` or `other`
 int push_udp_counters(lua_State* L, const char* prefix, const char* other);
 

@@ -16,6 +16,7 @@
 #include "core/message.h"
 #include "core/timer_wheel.h"
 #include "lua.hpp"
+#include "lua/lua_rows.h"
 #include "lua/script_cache.h"
 
 namespace perilune {
@@ -45,7 +46,8 @@ struct Task {
     std::uint32_t wait = 0;  // what it waits for, 0 if nothing
     bool ready = false;      // in the VM's list of tasks to be resumed
     Purpose purpose = Purpose::command;
-    Lock* locks = nullptr;  // locks that it holds
+    Lock* locks = nullptr;          // locks that it holds
+    std::unique_ptr<LuaRows> rows;  // while it waits for a database
     // Woken with {watcher_index unless 0, false, why} when the task is killed; 0: none.
     std::uint64_t watcher = 0;
     int watcher_index = 0;

@@ -160,6 +160,7 @@ void Vm::dispatch(Service& service, MessagePtr message) {
         case MessageKind::socket: run_event(service, std::move(message)); break;
         case MessageKind::datagram: run_datagram(service, std::move(message)); break;
         case MessageKind::work: finish_wait(service, std::move(message)); break;
+        case MessageKind::database: run_database(service, std::move(message)); break;
         case MessageKind::down: run_down(service, std::move(message)); break;
         case MessageKind::link: add_link(service, message->from); break;
         case MessageKind::ready: break;

@@ -57,6 +57,7 @@ class Vm final : public Actor {
 
     LuaHost& host() { return host_; }
     Kernel& kernel() { return host_.kernel(); }
+    lua_State* state() { return L_; }
     const std::string& group() const { return group_; }
 
     // The service and the task that run now. Raises outside of a task.
@@ -213,6 +214,11 @@ class Vm final : public Actor {
     bool take_at_gate(Service& service, MessagePtr& message);
     void run_event(Service& service, MessagePtr message);
     void run_datagram(Service& service, MessagePtr message);
+    void run_database(Service& service, MessagePtr message);
+    void mysql_connected(Service& service, const Message& message);
+    void mysql_ready(Service& service, std::uint64_t id);
+    void mysql_ended(Service& service, std::uint64_t id);
+    void sqlite_answers(Service& service, const Message& message);
     void run_down(Service& service, MessagePtr message);
     void run_timer(Service& service, MessagePtr message);
     void finish_wait(Service& service, MessagePtr message);
@@ -259,6 +265,8 @@ class Vm final : public Actor {
 
     // Waits.
     Wait* find_wait(std::uint64_t session);
+    Task* waiting_task(Service& service, std::uint64_t session);
+    void finish_task_wait(Task* task, int count);
     std::uint32_t take_wait_slot();
     void free_wait(std::uint32_t index);
     std::uint64_t session_of(std::uint32_t index) const;

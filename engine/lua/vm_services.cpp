@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/cycles.h"
+#include "data/databases.h"
 #include "lua/lua_codec.h"
 #include "lua/sandbox.h"
 #include "lua/service_gate.h"
@@ -272,6 +273,7 @@ void Vm::end_service(Service& service, std::string_view why) {
     kernel().timers().cancel_all(service.timers);
     if (host_.network() != nullptr) host_.network()->release_owner(service.handle);
     if (host_.udp() != nullptr) host_.udp()->release_owner(service.handle);
+    if (host_.databases() != nullptr) host_.databases()->release_owner(service.handle);
     if (service.monitors != nullptr) {
         for (const Handle target : *service.monitors) {
             kernel().registry().unmonitor(service.handle, target);

@@ -75,6 +75,7 @@ void Vm::give_task(Task* task, bool reusable) {
     }
     task->service = nullptr;
     task->ready = false;
+    task->rows.reset();
     if (!reusable) {
         luaL_unref(L_, LUA_REGISTRYINDEX, task->reference);
         task->thread = nullptr;

@@ -130,6 +130,7 @@ Node::Engine::~Engine() {
     if (natives_ != nullptr) natives_->door->shut();
     gate_.reset();
     host_.reset();
+    databases_.reset();
     udp_.reset();
     network_.reset();
 }
@@ -246,6 +247,7 @@ Status Node::Engine::build() {
     }
     network_ = std::make_unique<Network>(*kernel_, std::move(transport));
     udp_ = std::make_unique<Udp>(*kernel_);
+    databases_ = std::make_unique<Databases>(*kernel_, resolve_path(config_, config_.data));
 
     LuaHostOptions lua;
     lua.script_folders = script_folders(config_);
@@ -263,7 +265,7 @@ Status Node::Engine::build() {
     lua.trusted = config_.trusted;
     lua.env = config_.env.table();
     Result<std::unique_ptr<LuaHost>> host =
-        LuaHost::create(*kernel_, network_.get(), udp_.get(), std::move(lua));
+        LuaHost::create(*kernel_, {network_.get(), udp_.get(), databases_.get()}, std::move(lua));
     if (!host.ok()) return host.status();
     host_ = std::move(host.value());
     for (const auto& [name, module] : modules_) {
@@ -275,6 +277,7 @@ Status Node::Engine::build() {
 
     if (Status status = network_->start(); !status.ok()) return status;
     if (Status status = udp_->start(); !status.ok()) return status;
+    if (Status status = databases_->start(); !status.ok()) return status;
     threads_left_.store(true);
     if (Status status = kernel_->start(); !status.ok()) return status;
     started_kernel_.store(kernel_.get());
@@ -428,7 +431,11 @@ bool Node::Engine::shut_down(int limit_ms) {
 
 bool Node::Engine::end_threads(std::int64_t deadline_ns) {
     const std::lock_guard lock(end_mutex_);
-    if (threads_left_.load()) threads_left_.store(!kernel_->stop(deadline_ns));
+    if (threads_left_.load()) {
+        // They tell services how what they still do has ended.
+        const bool databases_ended = databases_->stop(deadline_ns);
+        threads_left_.store(!kernel_->stop(deadline_ns) || !databases_ended);
+    }
     return threads_ended();
 }
 

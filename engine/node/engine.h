@@ -12,8 +12,8 @@
 //   2. All other services at once, and again what they started meanwhile.
 //   3. What still lives when the time is over is killed.
 //   4. Connections deliver what waits and close.
-//   5. Calls of host threads that still wait end as cancelled; the workers end; the log is
-//      flushed.
+//   5. Calls of host threads that still wait end as cancelled; databases close; the workers end;
+//      the log is flushed.
 //   Nothing can end a thread in a C or C++ function that doesn't return. When the time is over it
 //   is left behind, with all that it may still use: the engine is not destroyed then.
 #pragma once
@@ -33,6 +33,7 @@
 #include "core/kernel.h"
 #include "core/log.h"
 #include "core/random.h"
+#include "data/databases.h"
 #include "lua/host.h"
 #include "net/network.h"
 #include "net/udp.h"
@@ -119,6 +120,7 @@ class Node::Engine {
     std::unique_ptr<Kernel> kernel_;
     std::unique_ptr<Network> network_;
     std::unique_ptr<Udp> udp_;
+    std::unique_ptr<Databases> databases_;
     std::unique_ptr<LuaHost> host_;
     std::unique_ptr<NativeWorld> natives_;
     std::unique_ptr<HostGate> gate_;
