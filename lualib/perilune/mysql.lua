@@ -8,12 +8,12 @@
 --
 -- Connections are made when they are needed, and again after they were lost; requests wait for that
 -- within their own limit. A statement with values is prepared, once on each connection; one without
--- is sent as text. A statement that isn't done in time costs its connection, so that its late answer
--- reaches nobody. The connection's character set is utf8mb4.
+-- is sent as text. A statement that isn't done in time costs its connection, so that its late
+-- answer reaches nobody. The connection's character set is utf8mb4.
 --
--- FLOAT comes as the shortest number that stands for it. BIT is a number. "0000-00-00" is what it is.
--- Variables of a session belong to a connection, and so to nobody: set them within a transaction,
--- where at all. What changes tables ends a transaction in MySQL.
+-- FLOAT comes as the shortest number that stands for it. BIT is a number. "0000-00-00" is what it
+-- is. Variables of a session belong to a connection, and so to nobody: set them within a
+-- transaction, where at all. What changes tables ends a transaction in MySQL.
 --
 -- Passwords are proven by mysql_native_password, caching_sha2_password, sha256_password or ed25519,
 -- never sent in the clear. Without TLS a server that is not yet known to caching_sha2_password is
@@ -43,8 +43,8 @@ local DECLARED = {
 }
 for name, option in pairs(sql._limit_options) do DECLARED[name] = option end
 
--- The pools of the running service by their connections' ids: a file of the library is shared by the
--- services of a VM.
+-- The pools of the running service by their connections' ids: a file of the library is shared by
+-- the services of a VM.
 local function state_of_service()
   local state = native.state()
   if state then return state end

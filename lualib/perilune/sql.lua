@@ -1,6 +1,6 @@
 ---@class perilune.sql
--- What a database of SQL can be asked, whichever it is: `perilune.mysql` and `perilune.sqlite` make a
--- perilune.sql.Database each.
+-- What a database of SQL can be asked, whichever it is: `perilune.mysql` and `perilune.sqlite` make
+-- a perilune.sql.Database each.
 --
 --   local player = db:one("SELECT name, gold FROM player WHERE uid = ?", uid)
 --   local affected = db:execute("UPDATE player SET gold = gold - ? WHERE uid = ?", price, uid)
@@ -395,13 +395,14 @@ function Database:_run(shape, prepared, text, ...)
     driver:execute(connection, ms, limits, shape, prepared, text, ...))
 end
 
----Runs `body(tx)` within a transaction, on a connection of its own, and commits it when the function
----returns. When it raises, when its task is ended, or the service, or the connection is lost, all of
----it is rolled back. What the function raised is raised again. One whose COMMIT may have been lost
----raises an error with the outcome "unknown".
+---Runs `body(tx)` within a transaction, on a connection of its own, and commits it when the
+---function returns. When it raises, when its task is ended, or the service, or the connection is
+---lost, all of it is rolled back. What the function raised is raised again. One whose COMMIT may
+---have been lost raises an error with the outcome "unknown".
 ---
 ---A statement that fails need not end it: catch its error by pcall, and go on. Where the database
----itself has undone everything (code "conflict") all that follows fails, and so does the transaction.
+---itself has undone everything (code "conflict") all that follows fails, and so does the
+---transaction.
 ---@async
 ---@param body async fun(tx: perilune.sql.Transaction): any ...
 ---@param options {read_only: boolean?}? read_only: it changes nothing

@@ -13,7 +13,8 @@
 --
 -- Foreign keys are enforced, the journal is a write-ahead log. A commit survives the end of the
 -- process; with `sync` also that of the machine. Text in double quotes is a name, never a string.
--- ATTACH, extensions, and PRAGMAs that reach other files or weaken this one are refused as "denied".
+-- ATTACH, extensions, and PRAGMAs that reach other files or weaken this one are refused as
+-- "denied".
 local sqlite = {}
 
 local core = require "perilune.core"
