@@ -29,7 +29,7 @@ local nodes = {}
 
 local function start_cluster()
   if nodes[1] then return end
-  nodes = helper.servers("redis", 3, { "cluster-enabled yes", "cluster-node-timeout 2000",
+  nodes = helper.servers("redis", 3, { "cluster-enabled yes", "cluster-node-timeout 10000",
     "cluster-require-full-coverage no" })
   local addresses = {}
   for index, node in ipairs(nodes) do addresses[index] = address(node) end

@@ -112,8 +112,8 @@ end)
 helper.test("a server that stops: requests end in their time, the silent connection is given up",
   function()
     local server = servers.start "redis"
-    local db = assert(redis.connect(url_of(server), { timeout_ms = 200, silence_ms = 1500 }))
-    db:set("a", 1)
+    local db = assert(redis.connect(url_of(server), { timeout_ms = 200, silence_ms = 3000 }))
+    assert(db:with({ timeout_ms = 60000 }):set("a", 1))
     server:tell "pause"
     local began = perilune.now()
     test.equal(code(db:get "a"), "timeout")
@@ -124,14 +124,14 @@ helper.test("a server that stops: requests end in their time, the silent connect
       return db:stats().silent == 1
     end, 60000)
     server:tell "continue"
-    test.eventually(function() return db:with({ timeout_ms = 10000 }):get "a" == "1" end, 60000)
+    test.eventually(function() return db:with({ timeout_ms = 60000 }):get "a" == "1" end, 60000)
     db:close()
     server:close()
   end)
 
 helper.test("an idle connection whose server has stopped is given up, too", function()
   local server = servers.start "redis"
-  local db = assert(redis.connect(url_of(server), { ping_ms = 100, silence_ms = 300 }))
+  local db = assert(redis.connect(url_of(server), { ping_ms = 100, silence_ms = 3000 }))
   local subscription = assert(db:subscribe "news")
   perilune.sleep(500) -- pings are answered meanwhile
   test.equal(db:stats().lost, 0)

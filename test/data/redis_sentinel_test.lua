@@ -18,7 +18,7 @@ local function start()
     "replicaof 127.0.0.1 " .. all.primary.port })
   all.watchers = helper.servers("sentinel", 3, {
     "sentinel monitor players 127.0.0.1 " .. all.primary.port .. " 2",
-    "sentinel auth-pass players secret", "sentinel down-after-milliseconds players 500",
+    "sentinel auth-pass players secret", "sentinel down-after-milliseconds players 2000",
     "sentinel failover-timeout players 3000",
   })
   for _, watcher in ipairs(all.watchers) do
@@ -66,7 +66,7 @@ end
 helper.test("the primary is found, and followed when another one takes over", function()
   local all = start()
   test.equal(code(redis.connect(url_of(all, "nobody"))), "unavailable")
-  local db = assert(redis.connect(url_of(all, "players"), { timeout_ms = 60000, silence_ms = 1000 }))
+  local db = assert(redis.connect(url_of(all, "players"), { timeout_ms = 60000, silence_ms = 3000 }))
   test.equal(db:set("a", 1), "OK")
   test.equal(port_of(db), all.primary.port)
   test.eventually(function() return db:wait(1, 100) == 1 end, 30000) -- the replica has it

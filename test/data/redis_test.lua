@@ -1,6 +1,8 @@
 -- What a service does with Redis, on a real server.
 
+local commands = require "perilune.redis.commands"
 local helper = require "redis_helper"
+local native = require "perilune.native.redis"
 local perilune = require "perilune"
 local redis = require "perilune.redis"
 local servers = require "servers"
@@ -175,7 +177,7 @@ helper.test("a request that waits has a connection of its own", function()
 end)
 
 helper.test("connections for requests that wait are limited", function()
-  with_db({ max_connections = 2, timeout_ms = 1000 }, function(db)
+  with_db({ max_connections = 2, timeout_ms = 60000 }, function(db)
     local ended = 0
     for _ = 1, 2 do
       perilune.fork(function()
@@ -184,16 +186,83 @@ helper.test("connections for requests that wait are limited", function()
       end)
     end
     test.eventually(function() return db:info("clients"):find "blocked_clients:2" end)
-    test.equal(code(db:blpop("list", 0)), "busy")
+    test.equal(code(db:with({ timeout_ms = 200 }):blpop("list", 0)), "busy")
     test.equal(db:stats().busy, 1)
     -- One that waits gets the next that is free.
     local popped
-    perilune.fork(function() popped = db:with({ timeout_ms = 60000 }):blpop("list", 0) end)
+    perilune.fork(function() popped = db:blpop("list", 0) end)
     perilune.yield()
     db:rpush("list", 1, 2, 3)
     test.eventually(function() return ended == 2 and popped end)
     test.equal(popped, { "list", "3" })
     test.equal(db:blpop("list", 0.01), nil)
+  end)
+end)
+
+-- What is known of commands ---------------------------------------------------------------------
+
+local function set_of(list)
+  local set = {}
+  for _, name in ipairs(list) do set[name] = true end
+  return set
+end
+
+-- Arguments of which those at the places of keys have the tag "key", but for the one at `odd`.
+local function arguments_for(first, last, step, odd)
+  local list = {}
+  for index = 1, 8 do list[index] = "{other}" .. index end
+  for index = first, last < 0 and 9 + last or last, step do
+    list[index] = (index == odd and "{odd}" or "{key}") .. index
+  end
+  return list
+end
+
+helper.test("where keys are, what waits and what only reads is what the server says, too", function()
+  with_db(nil, function(db)
+    local slot, seen = native.slot "{key}", 0
+    for _, entry in ipairs(db:command "COMMAND") do
+      local name, flags, first, last, step = entry[1]:upper(), set_of(entry[3]), unpack(entry, 4, 6)
+      local is_container = #entry[10] > 0 or name == "SORT" or name == "MIGRATE"
+      if commands.is_read_only(name) then test.ok(flags.readonly or first == 0, name) end
+      if name ~= "WAIT" then test.equal(commands.may_wait(name), flags.blocking == true, name) end
+      if flags.movablekeys or is_container or commands.refused(name) then
+        seen = seen + 1 -- below
+      elseif first == 0 then
+        test.equal(commands.slot(name, arguments_for(1, 8, 1)), nil, name)
+      else
+        test.equal(commands.slot(name, arguments_for(first, last, step)), slot, name)
+        -- Each of them counts.
+        if last ~= first then
+          local _, _, kind = commands.slot(name, arguments_for(first, last, step, first + step))
+          test.equal(kind, "CROSSSLOT", name)
+        end
+      end
+    end
+    test.ok(seen > 0)
+    -- Those whose keys are found by other arguments.
+    for _, line in ipairs {
+      "EVAL script 2 a b c", "EVALSHA sha 1 a b", "EVAL_RO script 0 a", "FCALL f 2 a b c",
+      "ZUNION 2 a b WEIGHTS 1 2", "ZUNIONSTORE d 2 a b", "ZINTERSTORE {a}d 2 {a}1 {a}2", "ZDIFF 1 a",
+      "ZINTERCARD 2 a b", "SINTERCARD 1 a LIMIT 5", "LMPOP 2 a b LEFT", "ZMPOP 1 a MIN",
+      "BLMPOP 1 2 a b LEFT", "BZMPOP 1 1 a MIN", "XREAD COUNT 1 STREAMS a b 0 0",
+      "XREAD STREAMS {a}1 {a}2 0 0", "XREADGROUP GROUP g c COUNT 1 STREAMS a >", "OBJECT ENCODING a",
+      "MEMORY USAGE a", "XGROUP CREATE a g 0", "XINFO STREAM a", "SORT a BY x", "BITOP AND a b c",
+      "GEORADIUS a 1 2 3 km", "PFCOUNT a b",
+    } do
+      local words = {}
+      for word in line:gmatch "%S+" do words[#words + 1] = word end
+      local keys = db:command("COMMAND", "GETKEYS", words) or {} -- an error where there are none
+      local wanted, _, kind = commands.slot("DEL", keys)
+      local name = table.remove(words, 1)
+      local got, _, got_kind = commands.slot(name, words)
+      test.equal({ got, got_kind }, { wanted, kind }, line)
+    end
+    test.equal(commands.slot("SPUBLISH", { "{key}", "x" }), slot) -- a channel of a slot
+    test.equal(commands.waits("XREADGROUP", { "GROUP", "g", "c", "BLOCK", "50", "STREAMS", "s", ">" }), 50)
+    test.equal(commands.waits("XREAD", { "STREAMS", "BLOCK", "0" }), nil)
+    test.equal(commands.waits("BLPOP", { "a", "b", "0.5" }), 500)
+    test.equal(commands.waits("BLMPOP", { 0, 1, "a", "LEFT" }), math.huge)
+    test.equal(commands.waits("BRPOP", { "a", "soon" }), nil)
   end)
 end)
 
@@ -436,9 +505,9 @@ end)
 helper.test("options come in the URL or as a table", function()
   local server = helper.server()
   local at = "redis://127.0.0.1:" .. server.port
-  local db = assert(redis.connect(at .. "?name=one&timeout_ms=200", { name = "two" }))
+  local db = assert(redis.connect(at .. "?name=one&timeout_ms=1000", { name = "two" }))
   test.equal(db:client "GETNAME", "two")
-  test.equal(code(db:debug("SLEEP", 0.5)), "timeout")
+  test.equal(code(db:debug("SLEEP", 1.5)), "timeout")
   test.equal(db:with({ timeout_ms = 5000 }):ping(), "PONG")
   test.raises(function() db:with { timeout = 5 } end, "redis_test.lua:%d+")
   db:close()
