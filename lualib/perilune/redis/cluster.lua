@@ -43,11 +43,18 @@ end
 
 local refresh_soon
 
--- The node of an address, which is connected to when it is needed first.
+local function count_nodes(self)
+  local count = 0
+  for _ in pairs(self._nodes) do count = count + 1 end
+  return count
+end
+
+-- The node of an address, to which a connection is made; nil when there are too many.
 local function node_at(self, host, port)
   local address = address_of(host, port)
   local node = self._nodes[address]
   if node then return node end
+  if count_nodes(self) >= MAX_NODES then return nil end
   local function dial(limit_ms) return links.open(host, port, self._settings, limit_ms) end
   node = { host = host, port = port, address = address, pool = pools.new(dial, self._settings) }
   node.channel = channels.new(dial, self._settings, address)
@@ -89,15 +96,10 @@ local function read_slots(reply, asked_host)
 end
 
 local function use_map(self, ranges)
-  local used, count = {}, 0
+  local used = {}
   for _, range in ipairs(ranges) do
-    local address = address_of(range[3], range[4])
-    if not used[address] then
-      count = count + 1
-      if count > MAX_NODES then return end
-    end
     range.node = node_at(self, range[3], range[4])
-    used[address] = range.node
+    if range.node then used[range.node.address] = range.node end
   end
   self._ranges = ranges
   for address, node in pairs(self._nodes) do
