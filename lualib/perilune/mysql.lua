@@ -83,7 +83,8 @@ local function new_pool(target, settings)
   return own
 end
 
----@class perilune.mysql.Driver: perilune.sql.Driver
+-- What each function does: perilune.sql.Driver.
+---@type perilune.sql.Driver
 local Driver = {
   begin = "START TRANSACTION", begin_reading = "START TRANSACTION READ ONLY",
   check = native.check,

@@ -232,7 +232,8 @@ local function finish_within(tx, ms, ok, a, b, c, d, e, f, g)
   tx._busy = false
   if ok == true then
     if e then return a, b, c, d end
-    tx._problem = sql.error("invalid", "the statement has ended the transaction: COMMIT, ROLLBACK " ..
+    tx._problem = sql.error("invalid",
+      "the statement has ended the transaction: COMMIT, ROLLBACK " ..
       "and, in MySQL, what changes tables don't belong into one", "unknown")
     error(tx._problem, 0)
   end

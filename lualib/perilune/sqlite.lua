@@ -39,11 +39,9 @@ local DECLARED = {
 for name, option in pairs(sql._limit_options) do DECLARED[name] = option end
 
 -- Statements go to the thread as they come. A transaction has the database for itself: while one is
--- open, all else waits for its turn.
----@class perilune.sqlite.Driver: perilune.sql.Driver
----@field private _id integer
----@field private _alone boolean a transaction is open
----@field private _used integer statements under way
+-- open (`_alone`), all else waits for its turn. `_used` counts statements under way. What each
+-- function does: perilune.sql.Driver.
+---@type perilune.sql.Driver
 local Driver = {
   begin = "BEGIN IMMEDIATE", begin_reading = "BEGIN", check = native.check,
 }

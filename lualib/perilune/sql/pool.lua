@@ -124,7 +124,8 @@ local function late(self, ms)
   if problem then
     return sql.error("unavailable", ("no connection within %d ms: %s"):format(ms, problem.message))
   end
-  return sql.error("timeout", ("none of %d connections was free within %d ms"):format(self._size, ms))
+  return sql.error("timeout",
+    ("none of %d connections was free within %d ms"):format(self._size, ms))
 end
 
 ---A connection that nobody else uses; raises an Error when none comes in time.
