@@ -139,13 +139,7 @@ Gate::Session* Gate::receiver(const PacketHeader& header, std::uint32_t key) {
 }
 
 Gate::Fate Gate::remember(Session& session, std::string_view packet) {
-    if (session.ring != nullptr) {
-        PacketRing& ring = *session.ring;
-        if (ring.count() >= options_.ring_packets) drop_oldest(ring);
-        ring.push(packet);
-        ring_bytes_ += packet.size();
-        trim(ring);
-    }
+    if (session.ring != nullptr) push(*session.ring, packet);
     if (session.path != 0) return Fate::write;
     return is_lost(session) ? Fate::lost : Fate::kept;
 }
@@ -183,16 +177,24 @@ void Gate::move(Session& session, Session& other, std::int64_t now_ns) {
     by_path_[session.path] = &session;
 }
 
-void Gate::drop_oldest(PacketRing& ring) {
-    ring_bytes_ -= ring.bytes();
-    ring.drop_oldest();
-    ring_bytes_ += ring.bytes();
+std::size_t Gate::ring_room() const {
+    const std::uint64_t share = options_.total_ring_bytes / rings_;
+    return std::min<std::uint64_t>(options_.ring_bytes, share);
 }
 
-void Gate::trim(PacketRing& ring) {
-    const std::uint64_t share = options_.total_ring_bytes / rings_;
-    const std::size_t room = std::min<std::uint64_t>(options_.ring_bytes, share);
-    while (ring.bytes() > room) drop_oldest(ring);
+// Room is made before, so that no ring ever has more memory than its share calls for.
+void Gate::push(PacketRing& ring, std::string_view packet) {
+    const std::size_t room = ring_room();
+    const std::size_t before = ring.bytes();
+    if (packet.size() > room) {
+        ring.skip();
+    } else {
+        while (ring.count() >= options_.ring_packets || ring.bytes() + packet.size() > room) {
+            ring.drop_oldest();
+        }
+        ring.push(packet);
+    }
+    ring_bytes_ = ring_bytes_ - before + ring.bytes();
 }
 
 bool Gate::is_lost(const Session& session) const {
@@ -204,8 +206,11 @@ std::vector<std::uint32_t> Gate::trim() {
     std::vector<std::uint32_t> lost;
     for (const auto& [key, session] : by_key_) {
         if (session->ring == nullptr) continue;
-        trim(*session->ring);
-        session->ring->shrink();
+        PacketRing& ring = *session->ring;
+        ring_bytes_ -= ring.bytes();
+        while (ring.bytes() > ring_room()) ring.drop_oldest();
+        ring_bytes_ += ring.bytes();
+        ring.shrink();
         if (is_lost(*session)) lost.push_back(key);
     }
     return lost;

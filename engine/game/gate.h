@@ -164,9 +164,9 @@ class Gate {
     static bool is_reserved(const PacketHeader& header);
     Verdict judge(Session& session, std::string_view packet, std::size_t& route);
     bool is_too_fast(Session& session, std::int64_t now_ns);
-    void drop_oldest(PacketRing& ring);
+    std::size_t ring_room() const;
+    void push(PacketRing& ring, std::string_view packet);
     bool is_lost(const Session& session) const;
-    void trim(PacketRing& ring);
 
     const GateOptions options_;
     std::unordered_map<std::int16_t, std::size_t> routes_;  // by stype

@@ -16,6 +16,11 @@ void PacketRing::push(std::string_view packet) {
     ++count_;
 }
 
+void PacketRing::skip() {
+    first_ += count_ + 1;
+    begin_ = used_ = count_ = 0;
+}
+
 void PacketRing::drop_oldest() {
     const std::size_t taken = kSize + size_at(begin_);
     begin_ = wrapped(begin_ + taken);

@@ -18,6 +18,8 @@ class PacketRing {
   public:
     // Keeps a packet under the next number, the first one under 1. At most 65535 bytes.
     void push(std::string_view packet);
+    // Counts a packet that is too large to be kept: nothing before it is of use.
+    void skip();
     // Not for an empty ring.
     void drop_oldest();
     // Gives memory back of which most is unused.

@@ -42,7 +42,7 @@ class Target {
         while (!input_.empty()) {
             step();
             check(gate_.size() == models_.size());
-            check(gate_.ring_bytes() <= kAllBytes + kRingBytes * kKeys);
+            check(gate_.ring_bytes() <= kRingBytes * kKeys);
         }
         (void)gate_.trim();
         check(gate_.ring_bytes() <= kAllBytes);
@@ -165,13 +165,14 @@ class Target {
     }
 
     void write(Gate::Session& session, Model& model) {
-        const std::string packet = bytes(byte() % 100);
+        const std::string packet = bytes(byte());
         const Gate::Fate fate = gate_.remember(session, packet);
         check((fate == Gate::Fate::write) == (model.path != 0));
         if (!model.numbered) return;
         ++model.sent;
         model.kept.push_back(packet);
         if (model.kept.size() > kRingPackets) model.kept.pop_front();
+        if (packet.size() > kRingBytes) model.kept.clear();
         check_ring(session, model);
     }
 
