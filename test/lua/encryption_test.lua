@@ -99,7 +99,7 @@ test("what is no hello is closed, counted, and no service hears of it", function
 end)
 
 -- Connects through somebody in between, who sends on what `change` makes of each piece of the
--- client's. The answers pass as they are.
+-- client's, nil: nothing. The answers pass as they are.
 local function connect_through(listener, change, options)
   local middle = assert(socket.listen {
     paused = true,
@@ -108,7 +108,10 @@ local function connect_through(listener, change, options)
         on_data = function(_, data) client:write(data) end,
         on_close = function() client:close() end,
       }))
-      client.on_data = function(_, data) server:write(change(data)) end
+      client.on_data = function(_, data)
+        local piece = change(data)
+        if piece then server:write(piece) end
+      end
       client.on_close = function() server:close() end
       client:resume()
     end,
@@ -133,17 +136,21 @@ test("records that were changed, repeated or left out close that connection alon
   local attacks = {
     changed = function(data) return data:sub(1, -2) .. string.char((data:byte(-1) + 1) % 256) end,
     repeated = function(data) return data .. data end,
-    left_out = function(data) return data:sub(20) end,
+    left_out = function(data, number) return number > 1 and data or nil end,
   }
   for name, attack in pairs(attacks) do
-    local active = false
+    local active, pieces = false, 0
     local connection = assert(connect_through(listener, function(data)
-      return active and attack(data) or data
+      if not active then return data end
+      pieces = pieces + 1
+      return attack(data, pieces)
     end, { framing = "packet" }))
     connection:write "one"
     test.equal(connection:read(nil, 20000), "one")
     active, heard = true, {}
     connection:write "two"
+    test.eventually(function() return pieces > 0 end, 20000, name)
+    connection:write "three" -- which shows that the one before it is missing
     test.eventually(function() return connection.closed end, 20000, name)
     test.eventually(function() return #reasons > 0 end, 20000, name)
     test.equal(table.remove(reasons), "encryption", name)
