@@ -1,5 +1,6 @@
 #include "game/json.h"
 
+#include <bit>
 #include <charconv>
 #include <cstdint>
 #include <cstdlib>
@@ -45,7 +46,34 @@ void append_utf8(std::string& out, std::uint32_t code) {
 constexpr std::string_view kEscapes = "\"\\/bfnrt";
 constexpr std::string_view kEscaped = "\"\\/\b\f\n\r\t";
 
+bool is_plain(char c) {
+    return c != '"' && c != '\\' && static_cast<unsigned char>(c) >= 0x20 && c != 0x7f;
+}
+
+// Of a word, the high bit of each byte that is below `limit` (at most 0x80), or of a lower byte
+// where another is. Right for the lowest one.
+std::uint64_t bytes_below(std::uint64_t word, std::uint64_t limit) {
+    return (word - limit * 0x0101010101010101) & ~word & 0x8080808080808080;
+}
+std::uint64_t bytes_equal(std::uint64_t word, std::uint64_t byte) {
+    return bytes_below(word ^ byte * 0x0101010101010101, 1);
+}
+
 }  // namespace
+
+const char* json_plain_end(const char* at, const char* end) {
+    // Eight at a time.
+    while (end - at >= 8) {
+        std::uint64_t word;
+        std::memcpy(&word, at, 8);
+        const std::uint64_t found = bytes_below(word, 0x20) | bytes_equal(word, '"') |
+                                    bytes_equal(word, '\\') | bytes_equal(word, 0x7f);
+        if (found != 0) return at + std::countr_zero(found) / 8;
+        at += 8;
+    }
+    while (at != end && is_plain(*at)) ++at;
+    return at;
+}
 
 // --- looking whether it is JSON ---
 
@@ -99,7 +127,7 @@ bool JsonCursor::check_entries(char closing, int depth) {
 }
 
 bool JsonCursor::check_string() {
-    for (++at_; at_ != end_; ++at_) {
+    for (++at_; (at_ = json_plain_end(at_, end_)) != end_; ++at_) {
         if (*at_ == '"') {
             ++at_;
             return true;
@@ -178,6 +206,7 @@ bool JsonCursor::next(char closing, bool first) {
 
 std::string_view JsonCursor::string(std::string& unescaped) {
     const char* const begin = ++at_;
+    at_ = json_plain_end(at_, end_);
     while (*at_ != '"' && *at_ != '\\') ++at_;
     if (*at_ == '"') return {begin, static_cast<std::size_t>(at_++ - begin)};
     unescaped.assign(begin, at_);
@@ -230,7 +259,7 @@ void JsonCursor::skip() {
     do {
         const char c = peek();
         if (c == '"') {
-            for (++at_; *at_ != '"'; ++at_) {
+            for (++at_; *(at_ = json_plain_end(at_, end_)) != '"'; ++at_) {
                 if (*at_ == '\\') ++at_;
             }
             ++at_;

@@ -18,6 +18,10 @@ namespace perilune {
 
 inline constexpr int kMaxJsonDepth = 128;  // of arrays and objects inside each other
 
+// The first character of a text that isn't plain in a JSON string: a quote, a backslash, a control
+// character. The text's end where there is none.
+const char* json_plain_end(const char* at, const char* end);
+
 class JsonCursor {
   public:
     explicit JsonCursor(std::string_view text) : at_(text.data()), end_(at_ + text.size()) {}

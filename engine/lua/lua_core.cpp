@@ -8,6 +8,7 @@
 
 #include "lua/lua_shared.h"
 #include "lua/sandbox.h"
+#include "lua/service_packets.h"
 #include "lua/vm.h"
 
 namespace perilune {
@@ -204,8 +205,27 @@ int core_commands(lua_State* L) {
     return 1;
 }
 
+// core.serve(commands, gateways, forms, refuse, failed, gone, moved): see ServicePackets
+int core_serve(lua_State* L) {
+    Service& service = Vm::of(L).service(L);
+    if (service.packets != nullptr) return luaL_error(L, "core.serve: packets are served already");
+    service.packets.reset(ServicePackets::create(L));
+    return 0;
+}
+
+// core.form() -> proto_type of the packet that the running task answers | nil
+int core_form(lua_State* L) {
+    Vm& vm = Vm::of(L);
+    vm.service(L);
+    const Message* packet = vm.current()->packet.get();
+    if (packet == nullptr) return 0;
+    lua_pushinteger(L, read_header(packet->payload())->form);
+    return 1;
+}
+
 const luaL_Reg kCoreFunctions[] = {{"native", core_native},   {"on_event", core_on_event},
                                    {"clients", core_clients}, {"commands", core_commands},
+                                   {"serve", core_serve},     {"form", core_form},
                                    {"finish", finish_call},   {nullptr, nullptr}};
 
 }  // namespace

@@ -83,17 +83,13 @@ void append_byte(PayloadWriter& out, char byte) {
 
 // ---- text ----
 
-bool needs_escape(char c) {
-    return c == '"' || c == '\\' || static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
-}
-
 void append_json_string(PayloadWriter& out, std::string_view text) {
     append_byte(out, '"');
     while (!text.empty()) {
-        const auto end = std::find_if(text.begin(), text.end(), needs_escape);
-        const auto plain = static_cast<std::size_t>(end - text.begin());
+        const char* const end = json_plain_end(text.data(), text.data() + text.size());
+        const auto plain = static_cast<std::size_t>(end - text.data());
         append(out, text.substr(0, plain));
-        if (end == text.end()) break;
+        if (plain == text.size()) break;
         char escape[8] = {'\\', *end};
         const bool is_quoted = *end == '"' || *end == '\\';
         if (!is_quoted) std::snprintf(escape, sizeof escape, "\\u%04x", *end);

@@ -22,6 +22,7 @@
 namespace perilune {
 
 class ServiceGate;
+class ServicePackets;
 struct Lock;
 struct Service;
 
@@ -30,6 +31,7 @@ inline constexpr std::size_t kMaxMonitors = 100'000;  // of one service, links a
 // What a task is for, which decides what happens when it ends.
 enum class Purpose : std::uint8_t {
     command,  // answer its request, if any
+    packet,   // answer the client
     load,     // the script's text has run: it returned its tables
     start,    // on_start has run
     stop,     // on_stop has run
@@ -42,6 +44,7 @@ struct Task {
     Task* next = nullptr;  // among the service's tasks, or the free ones
     Task* previous = nullptr;
     MessagePtr request;      // the call that it answers; null: nobody waits for it
+    MessagePtr packet;       // of a client, which it answers; `session` is its request_id, or 0
     Handle sender;           // who sent what it handles
     std::uint32_t wait = 0;  // what it waits for, 0 if nothing
     bool ready = false;      // in the VM's list of tasks to be resumed
@@ -111,6 +114,8 @@ struct Service {
     std::unique_ptr<Modules> modules;   // the texts of these modules
     int events = LUA_NOREF;             // kind -> function
     std::unique_ptr<ServiceGate> gate;  // of a gateway
+    // Of one that has a second table; null until the first packet comes.
+    std::unique_ptr<ServicePackets> packets;
     Task* tasks = nullptr;
     Service* next = nullptr;  // among the VM's
     Service* previous = nullptr;

@@ -305,6 +305,10 @@ void Vm::run_command(Service& service, MessagePtr message) {
         reply_error(std::move(message), "a message begins with the name of a command");
         return;
     }
+    if (name == "@packet" && service.clients != LUA_NOREF) {
+        run_sent_packet(service, std::move(message), consumed);
+        return;
+    }
     const bool reserved = name.substr(0, 3) == "on_" && message->detail != kOwnCommand;
     if (reserved || !push_command(service, name)) {
         refuse_command(service, std::move(message), name);
@@ -336,65 +340,6 @@ void Vm::refuse_command(Service& service, MessagePtr message, std::string_view n
     }
     ++service.errors;
     reply_error(std::move(message), text);
-}
-
-// A packet of a client, or for one. Where no gate takes it, it is what perilune.send(service,
-// "@packet", packet, key), or "deliver", would have brought.
-void Vm::run_packet(Service& service, MessagePtr message) {
-    const bool to_client = is_to_client(message->detail);
-    ++service.messages;
-    if (to_client && service.gate != nullptr) {
-        const auto& unusual = service.gate->deliver(
-            message->own_data(), message->size, static_cast<std::uint32_t>(message->id),
-            message->detail == static_cast<std::uint8_t>(PacketWay::to_client_unreliable));
-        if (unusual.empty()) return;
-        for (const auto& each : std::vector(unusual)) {
-            run_unusual(service, each, message->payload());
-        }
-        return;
-    }
-    const std::string_view name = to_client ? "deliver" : "@packet";
-    if (!push_command(service, name)) {
-        refuse_command(service, std::move(message), name);
-        return;
-    }
-    Task* task = take_task(service, name);
-    lua_State* co = task->thread;
-    lua_xmove(L_, co, 1);
-    lua_pushlstring(co, message->data(), message->size);
-    if (message->id != 0) lua_pushnumber(co, static_cast<lua_Number>(message->id));
-    task->sender = message->from;
-    const int count = message->id != 0 ? 2 : 1;
-    message.reset();
-    resume(task, count);
-}
-
-// Calls on_packet(key, why, packet, by_udp), or, where there is no `why`, on_lost(key).
-void Vm::run_unusual(Service& service, const ServiceGate::Unusual& unusual,
-                     std::string_view packet) {
-    const char* name = unusual.why == nullptr ? "on_lost" : "on_packet";
-    if (service.state == Service::State::dead || !push_command(service, name)) return;
-    Task* task = take_task(service, name);
-    lua_State* co = task->thread;
-    lua_xmove(L_, co, 1);
-    lua_pushnumber(co, unusual.key);
-    if (unusual.why == nullptr) return resume(task, 1);
-    lua_pushstring(co, unusual.why);
-    lua_pushlstring(co, packet.data(), packet.size());
-    lua_pushboolean(co, static_cast<int>(unusual.by_udp));
-    resume(task, 4);
-}
-
-// A packet of a connection or a peer. False: it is for the service's handler of such events.
-bool Vm::take_at_gate(Service& service, MessagePtr& message) {
-    ServiceGate::Unusual unusual{};
-    switch (service.gate->take(message, unusual)) {
-        case ServiceGate::Taken::done: return true;
-        case ServiceGate::Taken::stranger: return false;
-        case ServiceGate::Taken::unusual: break;
-    }
-    run_unusual(service, unusual, message->payload());
-    return true;
 }
 
 void Vm::run_event(Service& service, MessagePtr message) {

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "core/kernel.h"
+#include "game/packet.h"
 #include "lua.hpp"
 #include "lua/arena.h"
 #include "lua/host.h"
@@ -208,10 +209,6 @@ class Vm final : public Actor {
     void run_held(Service& service, MessagePtr message);
     void run_command(Service& service, MessagePtr message);
     void refuse_command(Service& service, MessagePtr message, std::string_view name);
-    void run_packet(Service& service, MessagePtr message);
-    void run_unusual(Service& service, const ServiceGate::Unusual& unusual,
-                     std::string_view packet);
-    bool take_at_gate(Service& service, MessagePtr& message);
     void run_event(Service& service, MessagePtr message);
     void run_datagram(Service& service, MessagePtr message);
     void run_database(Service& service, MessagePtr message);
@@ -230,6 +227,25 @@ class Vm final : public Actor {
     void drop_unused_chunks();
     void inspect_service(Service& service, MessagePtr request);
     void hold(Service& service, MessagePtr message);
+
+    // Packets.
+    bool take_at_gate(Service& service, MessagePtr& message);
+    void deliver_at_gate(Service& service, MessagePtr message);
+    void run_unusual(Service& service, const ServiceGate::Unusual& unusual,
+                     std::string_view packet);
+    void run_packet(Service& service, MessagePtr message);
+    void run_packet_command(Service& service, MessagePtr message, std::string_view name);
+    void run_sent_packet(Service& service, MessagePtr message, std::size_t consumed);
+    void run_request(Service& service, MessagePtr message, std::string_view address);
+    void finish_packet(Task* task);
+    void refuse_packet(Service& service, const Message& message, const char* code,
+                       std::string_view why, std::uint64_t request_id);
+    void fail_packet(Service& service, const Message& message, const PacketHeader& header,
+                     std::string_view text);
+    bool meets_another_gateway(int table, const PacketHeader& header, Handle gateway);
+    Task* take_packet_task(Service& service, int place, const char* name, Handle sender);
+    void open_packets(Service& service);
+    void close_packets(Service& service);
 
     // Tasks.
     Task* take_task(Service& service, std::string_view name);

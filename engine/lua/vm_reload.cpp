@@ -406,6 +406,7 @@ void Vm::Reloading::apply(lua_State* L) {
         }
     }
     service.script = script;
+    vm.close_packets(service);  // the next one asks what is declared by now
 }
 
 // The tables of commands in what apply() has returned are the service's from now on.

@@ -7,6 +7,7 @@
 #include "lua/lua_codec.h"
 #include "lua/sandbox.h"
 #include "lua/service_gate.h"
+#include "lua/service_packets.h"
 #include "lua/vm.h"
 #include "net/network.h"
 #include "net/udp.h"
@@ -127,34 +128,13 @@ void Vm::loaded(Task* task) {
                                 "possibly a second one of client commands");
         return;
     }
-    const bool clients = results >= 2;
     lua_settop(co, 2);
-    if (clients) {
+    if (results >= 2) {
         service.clients = luaL_ref(co, LUA_REGISTRYINDEX);
     } else {
         lua_pop(co, 1);
     }
     service.commands = luaL_ref(co, LUA_REGISTRYINDEX);
-    if (clients) {
-        // The library that decodes packets for the second table.
-        current_ = task;
-        const Protected is_protected(arena_);
-        bool ok = push_library(co, "perilune.client");
-        if (ok) {
-            lua_getfield(co, -1, "attach");
-            ok = lua_pcall(co, 0, 0, 0) == 0;
-        }
-        current_ = nullptr;
-        if (!ok || killing_) {
-            const std::string text = killing_ ? kill_text_ : error_text(co, lua_gettop(co));
-            if (killing_) settle_kill();
-            lua_settop(co, 0);
-            give_task(task, true);
-            fail_start(service, text);
-            return;
-        }
-        lua_settop(co, 0);
-    }
     if (!push_command(service, "on_start")) {
         give_task(task, true);
         started(service);
@@ -329,6 +309,7 @@ void Vm::end_service(Service& service, std::string_view why) {
             kernel().answer(std::move(request), MessageKind::reply, Outcome::ok);
         }
     }
+    close_packets(service);
     for (const int reference :
          {service.environment, service.commands, service.clients, service.loaded, service.events}) {
         if (reference != LUA_NOREF) luaL_unref(L_, LUA_REGISTRYINDEX, reference);

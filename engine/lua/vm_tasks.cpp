@@ -74,6 +74,7 @@ void Vm::give_task(Task* task, bool reusable) {
         lock_leave(*task->locks);
     }
     task->service = nullptr;
+    task->packet.reset();
     task->ready = false;
     task->rows.reset();
     if (!reusable) {
@@ -117,6 +118,7 @@ void Vm::finish_task(Task* task) {
         case Purpose::command:
             if (task->request != nullptr) reply(std::move(task->request), task->thread, 1);
             break;
+        case Purpose::packet: finish_packet(task); return;
         case Purpose::load: loaded(task); return;
         case Purpose::start: {
             Service& service = *task->service;
@@ -182,7 +184,8 @@ void Vm::fail_task(Task* task, Ending ending) {
     }
     const bool memory = ending == Ending::killed && kill_for_memory_;
     if (ending == Ending::killed) settle_kill();
-    report_error(service, task->name, text, traceback, memory);
+    MessagePtr packet = std::move(task->packet);
+    if (packet == nullptr || memory) report_error(service, task->name, text, traceback, memory);
     MessagePtr request = std::move(task->request);
     if (request != nullptr) {
         write_failure(*request, text, traceback, value_index == 0 ? nullptr : co, value_index);
@@ -205,6 +208,9 @@ void Vm::fail_task(Task* task, Ending ending) {
         end_service(service, "error");
     } else if (purpose == Purpose::stop) {
         end_service(service, service.end_reason);
+    }
+    if (packet != nullptr && !memory) {
+        fail_packet(service, *packet, *read_header(packet->payload()), text + "\n" + traceback);
     }
     // When the spawner hears of it, the service never was.
     if (start_request != nullptr && start_request->session != 0) {

@@ -11,6 +11,7 @@ local core = {}
 ---  core_call(to, command, ...), core_call_within(ms, to, command, ...), core_spawn(script,
 ---    options, spawn_options), core_stop(to, reason), core_claim(name), core_reload(name),
 ---    core_inspect(to): wait; what they return goes through finish()
+---  core_deliver(to, packet, key) -> true | false, why: what send(to, "deliver", packet, key) does
 ---  core_tie(to) -> boolean: `to` is stopped when the running service dies other than in good order
 ---  core_settle(name, handle, error): what became of a claim
 ---  core_shared(name, table), core_inspect_self()
@@ -30,6 +31,24 @@ function core.native(name) end
 ---@param kind string
 ---@param handler fun(...: any)
 function core.on_event(kind, handler) end
+
+---The host reads the packets of players for the running service, calls the functions of its
+---second table and writes what they return; until its next reload. For perilune.client.
+---@param commands perilune.Command[]
+---@param gateways table<integer, integer> by uid: whom the player's packets came from
+---@param forms table<integer, integer> by uid: protocol.BUF of those who use it
+---@param refuse fun(packet: string, key: integer, code: string, message: string, id: integer?) the
+---packet can't be read, or nothing serves it; `id` is its request_id
+---@param failed fun(stype: integer, ctype: integer, uid: integer, form: integer, key: integer,
+---request_id: integer?, text: string) the command has raised
+---@param gone fun(uid: integer) a gateway says that the player is gone
+---@param moved fun(handler: fun(...), uid: integer, body: any, form: integer): any the player had
+---come through another gateway
+function core.serve(commands, gateways, forms, refuse, failed, gone, moved) end
+
+---What the packet was that the running task answers.
+---@return integer? proto_type nil in a task that answers none
+function core.form() end
 
 ---The commands of players.
 ---@return table? clients the running service's second table, the commands of players

@@ -1,7 +1,6 @@
 ---@class perilune.client
--- Packets of players: what a gateway forwards is decoded by service/protocol.lua, calls the
--- command of the service's second table that the packet names, and what that returns is the
--- reply, in the form the request had.
+-- Packets of players: what a gateway forwards calls the command of the service's second table that
+-- the packet names, and what that returns is the reply, in the form the request had.
 --
 --   client.<command>(uid, body)           body: a table of the declared fields, or a bare value
 --   client.<command>(key, body, address)  a command allowed before login; key names the connection
@@ -9,7 +8,9 @@
 --
 -- A body that doesn't fit is answered with status invalid_params; an error in the command is
 -- logged and answered with system_error; a packet that can't be read at all costs its sender the
--- connection. The host loads this module for services that return a second table.
+-- connection. The host reads and writes the bodies and calls the commands; what it can't do by
+-- itself is here. It loads this module when the first packet comes, and attaches it again after a
+-- reload.
 local client = {}
 
 local perilune = require "perilune"
@@ -55,29 +56,30 @@ local function reply_status(gateway, key, command, form, uid, status, request_id
     command.ctype)
 end
 
-local function run(body, command, form, uid, request_id, key, address, handler)
-  local gateway = perilune.sender()
-  local function answer()
-    local result = handler(uid, body, address)
-    if command.reply and result ~= nil then
-      reply(gateway, key, command, form, uid, result, request_id)
-    end
-  end
-  local ok, message = xpcall(answer, debug.traceback)
-  if ok then return end
-  log_error(command, uid, tostring(message))
-  reply_status(gateway, key, command, form, uid, protocol.status.system_error, request_id)
-end
-
-local function refuse(data, key, code, message, command, request_id)
+-- The host couldn't read a packet, or nothing serves it.
+local function refuse(data, key, code, message, request_id)
+  local game = declared()
   local stype, ctype, uid, form = packet.header(data)
-  local gateway = perilune.sender()
+  local command, gateway = game:by_number(stype, ctype), perilune.sender()
   if code == "invalid_params" then
     perilune.log.debug("%s of %d: %s", command.name, uid, message)
     reply_status(gateway, key, command, form, uid, protocol.status.invalid_params, request_id)
-  else
-    perilune.send(gateway, "refuse", key, code, message, request_id, stype, ctype)
+    return
   end
+  if code == "unknown_command" then
+    message = command and command.name .. " is not served here"
+      or ("there is no command %d of service %d"):format(ctype, stype)
+    request_id = request_id or packet.request_id(data)
+  end
+  perilune.send(gateway, "refuse", key, code, message, request_id, stype, ctype)
+end
+
+-- The command has raised, or what it returned is no reply.
+local function failed(stype, ctype, uid, form, key, request_id, text)
+  local command = declared():by_number(stype, ctype)
+  log_error(command, uid, text)
+  reply_status(perilune.sender(), key, command, form, uid, protocol.status.system_error,
+    request_id)
 end
 
 ---Forgets a player and tells the service.
@@ -102,51 +104,27 @@ function client.lose_gateway(gateway)
   end
 end
 
--- A player comes through a gateway. Who was here through another has lost that connection,
--- whether or not that gateway still lives to tell.
-local function meet(game, uid, form)
-  local through, gateway = game.gateways[uid], perilune.sender()
-  if through and through ~= gateway then client.disconnect(uid) end
-  game.gateways[uid] = gateway
-  game.forms[uid] = form == protocol.BUF and form or nil
+-- A gateway says that a player is gone, who may be here through another by now.
+local function gone(uid)
+  local through = declared().gateways[uid]
+  if not through or through == perilune.sender() then client.disconnect(uid) end
 end
 
----Handles a packet that a gateway forwarded. In a task of the service.
----@async
----@param data string its utag is the uid, or before login the key
----@param key integer names the connection
----@param address string? of the player, with a command allowed before login
-function client.on_packet(data, key, address)
+-- A player who was here through another gateway has lost that connection, whether or not that
+-- gateway still lives to tell.
+local function moved(handler, uid, body, form)
+  client.disconnect(uid)
   local game = declared()
-  local _, ctype, uid, form = packet.header(data)
-  if ctype == protocol.DISCONNECTED then
-    local through = game.gateways[uid]
-    -- Not a player who is here through another gateway by now.
-    if not through or through == perilune.sender() then client.disconnect(uid) end
-    return
-  end
-  local command, body, request_id, failed, failed_id = game:decode_request(data)
-  if not command then return refuse(data, key, request_id, body, failed, failed_id) end
-  local clients = core.clients()
-  local handler = clients and not command.is_push and rawget(clients, command.key)
-  if not handler then
-    return refuse(data, key, "unknown_command", command.name .. " is not served here", command,
-      request_id)
-  end
-  if uid < protocol.FIRST_KEY then
-    meet(game, uid, form)
-  else
-    game.forms[uid] = form -- for gateway.tell, until the command has ended
-  end
-  run(body, command, form, uid, request_id, key, address, handler)
-  if uid >= protocol.FIRST_KEY then game.forms[uid] = nil end
+  game.gateways[uid] = perilune.sender()
+  game.forms[uid] = form == protocol.BUF and form or nil
+  return handler(uid, body)
 end
 
----Has the running service's packets handled by its second table.
+---Tells the host which packets the running service takes.
 function client.attach()
-  core.on_event("packet", client.on_packet)
+  local game, commands = declared(), {}
+  for _, command in pairs(game.commands) do commands[#commands + 1] = command end
+  core.serve(commands, game.gateways, game.forms, refuse, failed, gone, moved)
 end
-
-client.attach()
 
 return client

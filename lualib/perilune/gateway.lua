@@ -67,9 +67,8 @@ function gateway.push_unreliable(uid, name, body) return push(uid, name, body, t
 ---@param name string
 ---@param body any
 function gateway.tell(key, name, body)
-  local game = declared()
-  local data = game:encode_reply(name, game.forms[key] or protocol.JSON, body, nil, key)
-  perilune.send(perilune.sender(), "deliver", data, key)
+  local data = declared():encode_reply(name, core.form() or protocol.JSON, body, nil, key)
+  core_deliver(perilune.sender(), data, key)
 end
 
 -- uids by gateway and form.

@@ -59,7 +59,8 @@ local SERVICE_KEYS = { stype = true, service = true }
 ---@field request perilune.packet.Codec?
 ---@field reply perilune.packet.Codec? of what a client gets
 
----A declaration that has been compiled.
+---A declaration that has been compiled. What is declared is new after a reload of
+---service/protocol.lua, what is known of players stays.
 ---@class perilune.Protocol
 ---@field hash string of all names, numbers and fields: two sides with the same understand each
 ---other
@@ -67,8 +68,15 @@ local SERVICE_KEYS = { stype = true, service = true }
 ---@field services table<integer, {name: string, service: string}> by stype
 ---@field gateways table<integer, integer> by uid: whom the player's packets came from
 ---@field forms table<integer, integer> by uid: protocol.BUF of those who use it
+---@field package DECLARED table the first three, and commands by their numbers
 local Protocol = {}
-Protocol.__index = Protocol
+
+-- In upper case, so that a reload takes the new one.
+function Protocol:__index(key)
+  local method = Protocol[key]
+  if method ~= nil then return method end
+  return rawget(self, "DECLARED")[key]
+end
 
 -- ---- fields ----
 
@@ -168,32 +176,32 @@ local function compile_command(service, key, declared, messages)
   return command
 end
 
-local function add_command(self, command)
-  local by_ctype = self._by_number[command.stype]
+local function add_command(declared, command)
+  local by_ctype = declared.numbers[command.stype]
   if not by_ctype then
     by_ctype = {}
-    self._by_number[command.stype] = by_ctype
+    declared.numbers[command.stype] = by_ctype
   end
   local other = by_ctype[command.ctype]
   if other then
     error(("%s: %s has the number %d already"):format(command.name, other.name, command.ctype), 0)
   end
   by_ctype[command.ctype] = command
-  self.commands[command.name] = command
+  declared.commands[command.name] = command
 end
 
-local function compile_service(self, name, declared, messages)
-  if type(declared) ~= "table" then error(name .. ": a service is a table", 0) end
-  local service = { name = name, stype = declared.stype, service = declared.service or name }
+local function compile_service(declared, name, given, messages)
+  if type(given) ~= "table" then error(name .. ": a service is a table", 0) end
+  local service = { name = name, stype = given.stype, service = given.service or name }
   if name ~= "protocol" then check_number(service.stype, MAX_STYPE, name, "stype") end
-  local other = self.services[service.stype]
+  local other = declared.services[service.stype]
   if other then
     error(("%s: %s has the number %d already"):format(name, other.name, service.stype), 0)
   end
-  self.services[service.stype] = service
-  for key, command in pairs(declared) do
+  declared.services[service.stype] = service
+  for key, command in pairs(given) do
     if not SERVICE_KEYS[key] then
-      add_command(self, compile_command(service, key, command, messages))
+      add_command(declared, compile_command(service, key, command, messages))
     end
   end
 end
@@ -243,9 +251,7 @@ local LIMITS = "frame_bytes u32, packets_per_second u32, burst u32, login_ms u32
 ---@param declaration table
 ---@return perilune.Protocol
 function protocol.declare(declaration)
-  local self = setmetatable({
-    commands = {}, services = {}, gateways = {}, forms = {}, _by_number = {},
-  }, Protocol)
+  local declared = { commands = {}, services = {}, numbers = {} }
   local messages = { limits = LIMITS }
   for name, fields in pairs(declaration.messages or {}) do
     if PRIMITIVES[name] or name == "limits" then
@@ -254,14 +260,14 @@ function protocol.declare(declaration)
     messages[name] = fields
   end
   local ok, message = pcall(function()
-    compile_service(self, "protocol", ITSELF, messages)
+    compile_service(declared, "protocol", ITSELF, messages)
     for name, service in pairs(declaration) do
-      if name ~= "messages" then compile_service(self, name, service, messages) end
+      if name ~= "messages" then compile_service(declared, name, service, messages) end
     end
-    self.hash = hash_of(declaration)
+    declared.hash = hash_of(declaration)
   end)
   if not ok then error("protocol: " .. tostring(message), 2) end
-  return self
+  return setmetatable({ DECLARED = declared, gateways = {}, forms = {} }, Protocol)
 end
 
 -- ---- packets ----
@@ -271,7 +277,7 @@ end
 ---@param ctype integer
 ---@return perilune.Command? command nil when nothing has these numbers
 function Protocol:by_number(stype, ctype)
-  local by_ctype = self._by_number[stype]
+  local by_ctype = self.DECLARED.numbers[stype]
   return by_ctype and by_ctype[ctype]
 end
 

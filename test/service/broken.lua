@@ -14,6 +14,11 @@ function client.enter(_, body)
     return { status = 2 }
   end
   if body.uname == "nothing" then return nil end
+  if body.uname == "late" then
+    perilune.sleep(5)
+    error("on purpose, late")
+  end
+  if body.uname == "endless" then while true do end end -- luacheck: ignore
   return { status = 1 }
 end
 

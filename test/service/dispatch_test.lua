@@ -30,6 +30,16 @@ for form, name in pairs { [JSON] = "JSON", [BUF] = "BUF" } do
     end)
   end)
 
+  test("errors after a wait, and what never ends, answer system_error, in " .. name, function()
+    with_broken(function(port)
+      local player = world.player(port, form)
+      test.equal(enter(player, "late"), { status = STATUS.system_error })
+      test.equal(enter(player, "endless", 30000), { status = STATUS.system_error })
+      test.equal(enter(player, "fine"), { status = 1 })
+      player:close()
+    end)
+  end)
+
   test("replies of commands that wait come when they are there, in " .. name, function()
     with_broken(function(port)
       local player = world.player(port, form)
