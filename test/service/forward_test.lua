@@ -291,6 +291,120 @@ test("over the rate nothing is forwarded, and its sender is told", function()
   end)
 end)
 
+-- ---- what clients may send ----
+
+test("whatever numbers a header has, it is answered and harms nobody", function()
+  with_counting(FAST, function(port)
+    local witness = world.player(port)
+    local EXTREMES = { 0, 1, 2, 4, 5, 127, 128, 255, 256, 9999, 10000, 10001, 32766, 32767,
+      -1, -2, -128, -32767, -32768 }
+    local number = 0
+    for _, stype in ipairs(EXTREMES) do
+      local player = world.player(port)
+      for _, ctype in ipairs(EXTREMES) do
+        if not player.closed then
+          local data = packet.make(stype, ctype, 0, JSON, packet.wrap_json "null")
+          player.connection:write(data)
+        end
+      end
+      number = number + 1
+      test.equal(witness:request("talkroom.send_message", tostring(number)).id, number)
+      -- The last of them are refused, whatever the first were.
+      if stype < 0 or stype >= 10000 and stype <= 10001 then
+        for _ = 1, #EXTREMES do
+          local name, body = player:next()
+          test.equal({ name, body.code, body.stype }, { "protocol.error", "reserved", stype })
+        end
+      elseif stype > 4 then
+        for _, ctype in ipairs(EXTREMES) do
+          local name, body = player:next()
+          local code = (ctype < 0 or ctype >= 10000 and ctype <= 10001) and "reserved"
+            or "unknown_service"
+          test.equal({ name, body.code, body.ctype }, { "protocol.error", code, ctype })
+        end
+      end
+      player:close()
+    end
+    witness:close()
+  end)
+end)
+
+for form, name in pairs { [JSON] = "JSON", [BUF] = "BUF" } do
+  test("texts over 32,767 bytes go there and back, in " .. name, function()
+    world.with({ talkroom = { line_bytes = 8000 } }, function(port)
+      local player = world.talker(port, form, "long")
+      for _, bytes in ipairs { 32760, 32767, 32768, 40000, 65000 } do
+        test.equal(player:request("talkroom.send_message", ("x"):rep(bytes)).status,
+          protocol.status.invalid_params, bytes)
+      end
+      player:close()
+    end)
+    local function on_packet(data, key)
+      local stype, _, utag, of = packet.header(data)
+      if stype == 2 then return perilune.send("gateway", "login", key, 7, 1) end
+      local _, text = game:decode_request(data)
+      if text then
+        perilune.send("gateway", "deliver", game:encode_reply("talkroom.user_left", of,
+          { uid = #text, uname = text, usex = 1 }, nil, utag), key)
+      end
+    end
+    world.with_gateway({}, on_packet, function(port)
+      local player = world.connect(port, form)
+      player:send("auth.guest_login", bot.new_key())
+      world.wait_for("users", 1)
+      for _, bytes in ipairs { 32767, 32768, 40000, 65400 } do
+        local text = ("\u{4e00}"):rep(bytes / 3) .. ("x"):rep(bytes % 3)
+        player:send("talkroom.send_message", text)
+        local _, body = player:next()
+        test.equal(body.uid, bytes)
+        test.ok(body.uname == text, "byte for byte")
+      end
+      player:close()
+    end)
+  end)
+end
+
+-- ---- broadcasts ----
+
+test("who stays gets each line once and in order while others drop", function()
+  local fast = { rate = 10000, burst = 10000 }
+  world.with({ talkroom = fast, gateway = FAST }, function(port)
+    local LINES, STAYING, CHURN = 300, 4, 60
+    local speaker = world.talker(port, JSON, "speaker")
+    local staying = {}
+    for i = 1, STAYING do
+      local player = world.talker(port, i % 2 == 0 and JSON or BUF, "stays")
+      staying[i] = { player = player, heard = 0 }
+      player.on_push = function(_, name, line)
+        if name ~= "talkroom.user_message" then return end
+        test.equal(tonumber(line.text), staying[i].heard + 1)
+        staying[i].heard = staying[i].heard + 1
+      end
+    end
+    local dropped = 0
+    local results = perilune.wait_all {
+      function()
+        for number = 1, LINES do
+          test.equal(speaker:request("talkroom.send_message", tostring(number)).status, 1)
+        end
+      end,
+      function()
+        while dropped < CHURN do
+          local player = world.talker(port, dropped % 2 == 0 and JSON or BUF, "drops")
+          if dropped % 3 == 0 then player.connection:abort() else player:close() end
+          dropped = dropped + 1
+        end
+      end,
+    }
+    for _, result in ipairs(results) do test.ok(result[1], tostring(result[2])) end
+    for i = 1, STAYING do
+      test.eventually(function() return staying[i].heard == LINES end, 20000)
+      staying[i].player:close()
+    end
+    speaker:close()
+  end)
+end, 60000)
+
 -- ---- what services get ----
 
 test("packets are sent, not called, and are packets", function()
