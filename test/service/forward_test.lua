@@ -94,6 +94,21 @@ test("what the gateway's scripts write and what they don't see arrive in order",
   end)
 end)
 
+test("a gateway and its services may be light, and share a group", function()
+  local started = {}
+  for _, script in ipairs { "auth", "counting", "gateway" } do
+    local options = script == "gateway"
+      and { listen = { { port = 0 } }, routes = { talkroom = "counting" } } or nil
+    table.insert(started, 1, perilune.spawn(script, options, { name = script, group = "all" }))
+  end
+  local player = world.player(world.stats().listeners[1].port)
+  for number = 1, 20 do say(player, number) end
+  expect_lines(player, 1, 20)
+  player:close()
+  test.eventually(function() return numbers().gone == 1 end)
+  for _, handle in ipairs(started) do perilune.stop(handle) end
+end)
+
 -- ---- who it is from ----
 
 test("a client's utag is replaced, whatever it is", function()
