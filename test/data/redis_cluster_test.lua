@@ -276,6 +276,25 @@ test("a node that sends on in circles is followed only so long", function()
   helper.close_fake(listener, connections)
 end)
 
+test("a map of more nodes than there may be is used as far as that", function()
+  local most, ranges = 1000, {}
+  for index = 1, most + 10 do
+    -- Addresses of this machine, where nobody listens.
+    local host = ("127.9.%d.%d"):format(math.floor(index / 200), index % 200 + 1)
+    ranges[index] = ("*3\r\n:%d\r\n:%d\r\n*2\r\n$%d\r\n%s\r\n:1\r\n"):format(index, index, #host, host)
+  end
+  local map = ("*%d\r\n%s"):format(#ranges, table.concat(ranges))
+  local listener, connections = helper.fake(function(command)
+    return command[1] == "CLUSTER" and map or nil
+  end)
+  local db = assert(redis.connect("redis+cluster://127.0.0.1:" .. listener.port))
+  local count = 0
+  db:each_server(function() count = count + 1 end)
+  test.equal(count, most)
+  db:close()
+  helper.close_fake(listener, connections)
+end)
+
 helper.test("the cluster is stopped", function()
   for _, node in ipairs(nodes) do node:close() end
 end)
