@@ -453,7 +453,12 @@ bool MysqlConnection::bind() {
 }
 
 bool MysqlConnection::run_execute(RowSink& sink) {
-    if (!in_call_ && !bind()) return true;
+    if (!in_call_) {
+        if (!bind()) return true;
+        // Else the library keeps the names and the number of columns that were when it was
+        // prepared, and tables change.
+        statement_->field_count = 0;
+    }
     if (!call([&] { return ::mysql_stmt_execute_start(&int_result_, statement_); },
               [&](int ready) {
                   return ::mysql_stmt_execute_cont(&int_result_, statement_, ready);

@@ -24,7 +24,8 @@ const char* sql_code_name(SqlCode code) {
 SqlValues::SqlValues(std::span<const SqlValue> values) : values_(values.begin(), values.end()) {
     std::size_t total = 0;
     for (const SqlValue& value : values_) total += value.bytes.size();
-    bytes_.resize(total);
+    bytes_.resize(total +
+                  1);  // for libraries a null pointer is NULL, also where there are no bytes
     char* place = bytes_.data();
     for (SqlValue& value : values_) {
         value.bytes.copy(place, value.bytes.size());

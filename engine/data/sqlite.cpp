@@ -50,7 +50,8 @@ Result<std::uint64_t> Sqlite::open(Handle owner, std::string_view path, SqliteOp
                              kMaxDatabases);
     }
     const std::uint64_t id = next_id_++;
-    auto database = std::make_unique<SqliteDatabase>(kernel_, id, owner, std::move(options));
+    auto database =
+        std::make_unique<SqliteDatabase>(kernel_, counters_, id, owner, std::move(options));
     if (!database->open(session)) {
         return Status::error(StatusCode::unavailable, "there is no thread for a database");
     }

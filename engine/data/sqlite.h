@@ -5,7 +5,6 @@
 // Ownership: owns the databases. Destroyed after the kernel has stopped.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -15,19 +14,6 @@
 #include "data/sqlite_database.h"
 
 namespace perilune {
-
-struct SqliteCounters {
-    std::atomic<std::uint64_t> sqlite_databases{0};  // open now, those being closed among them
-    std::atomic<std::uint64_t> sqlite_requests{0};   // statements taken
-    std::atomic<std::uint64_t> sqlite_refused{0};    // over kMaxDatabases, or kMaxWaiting
-
-    template <typename Visit>
-    void each(Visit visit) const {
-        visit("sqlite_databases", sqlite_databases.load());
-        visit("sqlite_requests", sqlite_requests.load());
-        visit("sqlite_refused", sqlite_refused.load());
-    }
-};
 
 class Sqlite {
   public:

@@ -102,9 +102,10 @@ int bind_value(sqlite3_stmt* statement, int index, const SqlValue& value) {
 
 }  // namespace
 
-SqliteDatabase::SqliteDatabase(Kernel& kernel, std::uint64_t id, Handle owner,
-                               SqliteOptions options)
+SqliteDatabase::SqliteDatabase(Kernel& kernel, SqliteCounters& counters, std::uint64_t id,
+                               Handle owner, SqliteOptions options)
     : kernel_(kernel),
+      counters_(counters),
       id_(id),
       owner_(owner),
       options_(std::move(options)),
@@ -264,15 +265,11 @@ SqlResult SqliteDatabase::run_statement(SqliteRequest& request, sqlite3_stmt* st
     ::sqlite3_set_last_insert_rowid(handle_, 0);
     RowMeter meter(request.limits);
     SqlResult result;
-    const int columns = ::sqlite3_column_count(statement);
-    result.has_rows = columns > 0;
-    if (result.has_rows) {
-        std::vector<std::string_view> names;
-        for (int i = 0; i < columns; ++i) names.emplace_back(::sqlite3_column_name(statement, i));
-        rows_.columns(names);
-    }
-    int code = SQLITE_OK;
-    while ((code = ::sqlite3_step(statement)) == SQLITE_ROW) {
+    int code = ::sqlite3_step(statement);
+    // Only now: it is prepared again where tables have changed.
+    result.has_rows = ::sqlite3_column_count(statement) > 0;
+    if (result.has_rows) give_columns(statement);
+    for (; code == SQLITE_ROW; code = ::sqlite3_step(statement)) {
         if (!give_row(statement, meter)) {
             SqlResult large =
                 SqlResult::failure(SqlCode::too_large, "the answer has " + meter.over_text());
@@ -289,6 +286,14 @@ SqlResult SqliteDatabase::run_statement(SqliteRequest& request, sqlite3_stmt* st
     }
     result.insert_id = static_cast<std::uint64_t>(::sqlite3_last_insert_rowid(handle_));
     return result;
+}
+
+void SqliteDatabase::give_columns(sqlite3_stmt* statement) {
+    std::vector<std::string_view> names;
+    for (int i = 0; i < ::sqlite3_column_count(statement); ++i) {
+        names.emplace_back(::sqlite3_column_name(statement, i));
+    }
+    rows_.columns(names);
 }
 
 // False when that is too much.
@@ -314,7 +319,10 @@ bool SqliteDatabase::give_row(sqlite3_stmt* statement, RowMeter& meter) {
 }
 
 void SqliteDatabase::finish(std::uint64_t session, const SqlResult& result) {
-    if (!result.ok()) (void)rows_.take();  // nobody wants a part of the rows
+    if (!result.ok()) {
+        counters_.sqlite_failed.fetch_add(1, std::memory_order_relaxed);
+        (void)rows_.take();  // nobody wants a part of the rows
+    }
     rows_.result(result);
     post(DatabaseEvent::sqlite_done, session, rows_);
 }

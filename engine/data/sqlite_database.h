@@ -41,11 +41,27 @@ struct SqliteRequest {
     std::uint64_t session = 0;  // of who waits
 };
 
+struct SqliteCounters {
+    std::atomic<std::uint64_t> sqlite_databases{0};  // open now, those being closed among them
+    std::atomic<std::uint64_t> sqlite_requests{0};   // statements taken
+    std::atomic<std::uint64_t> sqlite_failed{0};     // ... that failed
+    std::atomic<std::uint64_t> sqlite_refused{0};    // more databases or requests than may be
+
+    template <typename Visit>
+    void each(Visit visit) const {
+        visit("sqlite_databases", sqlite_databases.load());
+        visit("sqlite_requests", sqlite_requests.load());
+        visit("sqlite_failed", sqlite_failed.load());
+        visit("sqlite_refused", sqlite_refused.load());
+    }
+};
+
 class SqliteDatabase {
   public:
     static constexpr std::size_t kMaxWaiting = 256;  // requests; then it is busy
 
-    SqliteDatabase(Kernel& kernel, std::uint64_t id, Handle owner, SqliteOptions options);
+    SqliteDatabase(Kernel& kernel, SqliteCounters& counters, std::uint64_t id, Handle owner,
+                   SqliteOptions options);
     ~SqliteDatabase();
     SqliteDatabase(const SqliteDatabase&) = delete;
     SqliteDatabase& operator=(const SqliteDatabase&) = delete;
@@ -76,6 +92,7 @@ class SqliteDatabase {
     SqlResult run(SqliteRequest& request);
     SqlResult run_statement(SqliteRequest& request, sqlite3_stmt* statement);
     SqlResult prepare(const std::string& sql, sqlite3_stmt** statement);
+    void give_columns(sqlite3_stmt* statement);
     bool give_row(sqlite3_stmt* statement, RowMeter& meter);
     void finish(std::uint64_t session, const SqlResult& result);
     void refuse(std::uint64_t session);
@@ -90,6 +107,7 @@ class SqliteDatabase {
                          const char* database, const char* trigger);
 
     Kernel& kernel_;
+    SqliteCounters& counters_;
     const std::uint64_t id_;
     const Handle owner_;
     const SqliteOptions options_;

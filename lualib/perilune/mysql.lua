@@ -41,7 +41,7 @@ local DECLARED = {
   certificate = { type = "string", default = "", meaning = "file of our own certificate" },
   key = { type = "string", default = "", meaning = "file of its key" },
 }
-for name, option in pairs(sql._limit_options) do DECLARED[name] = option end
+for name, option in pairs(sql.limit_options) do DECLARED[name] = option end
 
 -- The pools of the running service by their connections' ids: a file of the library is shared by
 -- the services of a VM.

@@ -358,7 +358,7 @@ local LIMITS = {
   max_bytes = { type = "integer", default = 16 * 2 ^ 20, min = 1, max = 64 * 2 ^ 20, unit = "bytes",
     meaning = "limit of an answer" },
 }
-sql._limit_options = LIMITS
+sql.limit_options = LIMITS
 
 ---A database over a driver, for the libraries of single databases.
 ---@param driver perilune.sql.Driver

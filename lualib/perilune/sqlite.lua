@@ -27,6 +27,7 @@ local new_token, wait, wake =
   core.native "core_token", core.native "core_wait", core.native "core_wake"
 
 local MAX_WAITING = 1024
+local MAX_USED = 64 -- statements that the thread has to do
 local ROLLBACK_MS = 60000
 
 local DECLARED = {
@@ -36,7 +37,7 @@ local DECLARED = {
   statements = { type = "integer", default = 64, min = 0, max = 1000,
     meaning = "prepared ones that are kept" },
 }
-for name, option in pairs(sql._limit_options) do DECLARED[name] = option end
+for name, option in pairs(sql.limit_options) do DECLARED[name] = option end
 
 -- Statements go to the thread as they come. A transaction has the database for itself: while one is
 -- open (`_alone`), all else waits for its turn. `_used` counts statements under way. What each
@@ -58,7 +59,7 @@ end
 
 -- Those who wait, in their order, up to the next who wants to be alone.
 local function let_in(self)
-  while self._first <= self._last and not self._alone do
+  while self._first <= self._last and not self._alone and self._used < MAX_USED do
     local entry = self._waiting[self._first]
     if entry and entry.alone and self._used > 0 then return end
     self._waiting[self._first] = nil
@@ -77,7 +78,7 @@ end
 function Driver:take(deadline, alone)
   if self._closed then error(closed(), 0) end
   alone = alone or false
-  if self._waiters == 0 and not self._alone and not (alone and self._used > 0) then
+  if self._waiters == 0 and not self._alone and self._used < (alone and 1 or MAX_USED) then
     self._used = self._used + 1
     self._alone = alone
     return self._id
