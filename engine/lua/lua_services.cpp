@@ -338,6 +338,23 @@ int service_data(lua_State* L) {
     return 1;
 }
 
+// core_texts(folder, ending) -> { name, text, name, text, ... } of the files beside scripts
+int service_texts(lua_State* L) {
+    const std::string_view folder = check_text(L, "core_texts", 1);
+    const std::string_view ending = check_text(L, "core_texts", 2);
+    const Result<std::vector<TextFile>> files = Vm::of(L).host().scripts().texts(folder, ending);
+    if (!files.ok()) return misuse(L, "%s", files.status().message());
+    lua_createtable(L, static_cast<int>(2 * files.value().size()), 0);
+    int index = 0;
+    for (const TextFile& file : files.value()) {
+        lua_pushlstring(L, file.name.data(), file.name.size());
+        lua_rawseti(L, -2, ++index);
+        lua_pushlstring(L, file.text.data(), file.text.size());
+        lua_rawseti(L, -2, ++index);
+    }
+    return 1;
+}
+
 // env(name) -> value
 int service_env(lua_State* L) {
     const std::string_view name = check_text(L, "perilune.env", 1);
@@ -400,6 +417,7 @@ const luaL_Reg kServiceFunctions[] = {
     {"core_reload", service_reload},
     {"core_shared", service_shared},
     {"core_data", service_data},
+    {"core_texts", service_texts},
     {"env", service_env},
     {"core_inspect", service_inspect},
     {"core_inspect_self", service_inspect_self},

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <sstream>
@@ -84,6 +85,43 @@ Result<std::string> ScriptCache::find(std::string_view name) const {
     }
     return Status::error(StatusCode::not_found, "there is no script \"%.*s\" (looked for %s)",
                          static_cast<int>(name.size()), name.data(), tried.c_str());
+}
+
+Result<std::vector<TextFile>> ScriptCache::texts(std::string_view folder,
+                                                 std::string_view ending) const {
+    namespace fs = std::filesystem;
+    if (!is_script_name(folder)) {
+        return Status::error(StatusCode::invalid, "\"%.*s\" is no name of a folder",
+                             static_cast<int>(std::min<std::size_t>(folder.size(), 80)),
+                             folder.data());
+    }
+    std::string relative(folder);
+    std::replace(relative.begin(), relative.end(), '.', '/');
+    std::map<std::string, std::string> paths;  // by name
+    for (const std::string& place : folders_) {
+        std::error_code error;
+        for (fs::directory_iterator entry(place + "/" + relative, error), end;
+             !error && entry != end; entry.increment(error)) {
+            std::error_code gone;
+            const std::string name = entry->path().filename().string();
+            if (name.ends_with(ending) && entry->is_regular_file(gone)) {
+                paths.try_emplace(name, entry->path().string());
+            }
+        }
+    }
+    std::size_t bytes = 0;
+    std::vector<TextFile> files;
+    for (const auto& [name, path] : paths) {
+        Result<std::string> text = read(path);
+        if (!text.ok()) return text.status();
+        bytes += text.value().size();
+        files.push_back({name, std::move(text.value())});
+        if (files.size() > kMaxTexts || bytes > kMaxTextBytes) {
+            return Status::error(StatusCode::too_large, "%s has over %zu files or %zu MB",
+                                 relative.c_str(), kMaxTexts, kMaxTextBytes >> 20);
+        }
+    }
+    return files;
 }
 
 Result<std::string> ScriptCache::read(const std::string& path) {

@@ -26,8 +26,17 @@ struct Script {
     int version = 1;
 };
 
+// A file that lies beside scripts and isn't one: "0001_accounts.sql".
+struct TextFile {
+    std::string name;
+    std::string text;
+};
+
 class ScriptCache {
   public:
+    static constexpr std::size_t kMaxTexts = 1000;          // files of one texts()
+    static constexpr std::size_t kMaxTextBytes = 16 << 20;  // of all of them together
+
     // Scripts are looked for as <folder>/<name with . as />.lua, then <...>/init.lua, in the
     // order of `folders`.
     explicit ScriptCache(std::vector<std::string> folders) : folders_(std::move(folders)) {}
@@ -42,6 +51,11 @@ class ScriptCache {
 
     // Names of all scripts in use.
     std::vector<std::string> names() const;
+
+    // What is in the files of `folder` ("migrations.mysql") whose names end in `ending`, by name.
+    // Of two that have the same name in several script folders it is the first; none is no error.
+    // Errors: invalid (the folder's name), too_large (over the limits), unavailable.
+    Result<std::vector<TextFile>> texts(std::string_view folder, std::string_view ending) const;
 
     // Where `name` is, or not_found.
     Result<std::string> find(std::string_view name) const;

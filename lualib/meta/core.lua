@@ -15,6 +15,9 @@ local core = {}
 ---  core_tie(to) -> boolean: `to` is stopped when the running service dies other than in good order
 ---  core_settle(name, handle, error): what became of a claim
 ---  core_shared(name, table), core_inspect_self()
+---  core_data(script): what a script returns, run anew in an empty environment
+---  core_texts(folder, ending) -> {name, text, name, text, ...}: the files of a folder beside
+---    scripts, "migrations.mysql", whose names end so, by name
 ---  core_token() -> token; core_wait(token, ms) -> ... | nil, "timeout"; core_wake(token, ...) ->
 ---    boolean: one task waits, another wakes it, once, after the current dispatch; a wake that
 ---    came first is kept
