@@ -3,6 +3,7 @@
 local perilune = require "perilune"
 local callback = require "perilune.callback"
 local limits = require "perilune.limits"
+local lru = require "perilune.lru"
 local options = require "perilune.options"
 local test = require "perilune.test"
 
@@ -44,6 +45,53 @@ test("a lock-out begins, ends, and is forgotten after a success", function()
   test.ok(not lockout:is_locked("b", 20))
   for i = 1, 3 do lockout:fail("slow", i * 900) end
   test.ok(not lockout:is_locked("slow", 2700), "failures grow old")
+end)
+
+test("a map that is bounded forgets what hasn't been used for longest", function()
+  local map = lru.new { entries = 3, bytes = 100, ttl_ms = 1000 }
+  for i = 1, 3 do map:set(i, "v" .. i, 10, 0) end
+  test.equal(map:get(1, 1), "v1") -- used now: 2 is the oldest
+  map:set(4, "v4", 10, 2)
+  test.equal({ map:get(1, 3), map:get(2, 3), map:get(3, 3), map:get(4, 3) },
+    { "v1", nil, "v3", "v4" })
+  test.equal({ map.count, map.bytes, map.evicted }, { 3, 30, 1 })
+  map:set(5, "large", 85, 4) -- there is room for one more
+  test.equal({ map.count, map.bytes, map:get(4, 5), map:get(5, 5) }, { 2, 95, "v4", "large" })
+  map:set(6, "too large", 101, 6)
+  test.equal(map:get(6, 6), nil)
+  map:set(4, "again", 20, 6) -- in the place of v4, and 5 goes
+  test.equal({ map:get(4, 7), map:get(5, 7), map.bytes }, { "again", nil, 20 })
+  test.equal(map:get(4, 1006), nil, "too old")
+  map:set(7, false, 0, 2000)
+  test.equal(map:get(7, 2999), false)
+  map:remove(7)
+  map:remove(8)
+  test.equal({ map:get(7, 2000), map.count, map.bytes }, { nil, 0, 0 })
+end)
+
+test("a map that is bounded is so after any number of steps", function()
+  local map, wanted = lru.new { entries = 50 }, {}
+  for step = 1, 20000 do
+    local key = math.random(200)
+    if math.random(3) == 1 then
+      map:remove(key)
+      for i, other in ipairs(wanted) do
+        if other == key then table.remove(wanted, i) end
+      end
+    else
+      local is_new = map:get(key, 0) == nil
+      for i, other in ipairs(wanted) do
+        if other == key then table.remove(wanted, i) end
+      end
+      wanted[#wanted + 1] = key
+      if is_new then map:set(key, key, 0, 0) end
+      if #wanted > 50 then table.remove(wanted, 1) end
+    end
+    if step % 500 == 0 then
+      test.equal(map.count, #wanted)
+      for _, key_there in ipairs(wanted) do test.equal(map:get(key_there, 0), key_there) end
+    end
+  end
 end)
 
 test("limits go by address, in IPv6 by network", function()
