@@ -19,6 +19,19 @@ return {
   --   memory_mb  limit of its Lua memory in MB; default lua.memory_mb
   --   mailbox    most messages that may wait for it; default mailbox.messages
   services = {
+    -- The data: accounts, what players own, tables of a game (docs/data.md). Here in a file of
+    -- SQLite below the data folder; config.mysql.lua has the same node on MariaDB and Redis.
+    { script = "dbproxy", options = {
+      database = "sqlite:perilune.db", -- or mysql://USER:PASSWORD@HOST:PORT/NAME; a list: the next
+      -- takes the place of one that doesn't answer
+      replicas = {}, -- URLs of copies, for those who allow that what they read is a little old
+      tables = { "tables" }, -- scripts that declare tables and statements
+      cache = "memory", -- or redis://HOST:PORT/NUMBER
+      cache_ttl_ms = 600000, -- how long a row stays in the cache
+      flush_ms = 1000, -- how long a save may wait for others before it goes to the database
+      journal_sync = true, -- saves survive the end of the machine, too, not only of the node
+      -- all options, with their limits: service/dbproxy.lua
+    } },
     { script = "auth" },
     { script = "talkroom" },
     -- Which gateways there are: GET http://127.0.0.1:6082/server_info

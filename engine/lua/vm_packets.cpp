@@ -206,7 +206,7 @@ bool Vm::meets_another_gateway(int table, const PacketHeader& header, Handle gat
     return false;
 }
 
-// Calls the function of the second table that a packet names: (uid, body), or before login
+// Calls the function of the second table that a packet names: (uid, body, key), or before login
 // (key, body, address).
 void Vm::run_request(Service& service, MessagePtr message, std::string_view address) {
     if (service.packets == nullptr) open_packets(service);
@@ -248,10 +248,13 @@ void Vm::run_request(Service& service, MessagePtr message, std::string_view addr
         return refuse_packet(service, *message, code, fault, request_id);
     }
     lua_remove(L_, fields.names);
-    if (header->utag < kFirstKey && meets_another_gateway(table, *header, message->from)) {
-        lua_rawgeti(L_, table, ServicePackets::kMoved);
-        lua_insert(L_, handler);
-        lua_pushinteger(L_, header->form);
+    if (header->utag < kFirstKey) {
+        if (meets_another_gateway(table, *header, message->from)) {
+            lua_rawgeti(L_, table, ServicePackets::kMoved);
+            lua_insert(L_, handler);
+            lua_pushinteger(L_, header->form);
+        }
+        lua_pushnumber(L_, static_cast<lua_Number>(message->id));
     } else if (!address.empty()) {
         lua_pushlstring(L_, address.data(), address.size());
     }

@@ -13,6 +13,7 @@ end)
 test("players add to the counter, in JSON and BUF", function()
   local services = {
     perilune.spawn("counter", { first = 10 }, { name = "counter" }),
+    perilune.spawn("dbproxy", { database = "sqlite::memory:" }, { name = "dbproxy" }),
     perilune.spawn("auth", nil, { name = "auth" }),
     perilune.spawn("gateway", { listen = { { port = 0 } } }, { name = "gateway" }),
   }
@@ -23,7 +24,7 @@ test("players add to the counter, in JSON and BUF", function()
     test.equal(player:request("counter.add", { n = 5 }), { status = 1, total = 10 + 5 * i })
     player:close()
   end
-  for i = 3, 1, -1 do perilune.stop(services[i]) end
+  for i = #services, 1, -1 do perilune.stop(services[i]) end
 end)
 
 return test

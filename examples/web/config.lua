@@ -6,6 +6,7 @@ return {
   paths = { "." },
   data = ".", -- where the page is
   services = {
+    { script = "dbproxy", options = { database = "sqlite::memory:" } }, -- accounts don't stay
     { script = "auth" },
     { script = "talkroom" },
     { script = "gateway", options = { listen = { {

@@ -2,8 +2,9 @@
 -- Packets of players: what a gateway forwards calls the command of the service's second table that
 -- the packet names, and what that returns is the reply, in the form the request had.
 --
---   client.<command>(uid, body)           body: a table of the declared fields, or a bare value
---   client.<command>(key, body, address)  a command allowed before login; key names the connection
+--   client.<command>(uid, body, key)      body: a table of the declared fields, or a bare value;
+--                                         key names the connection that it came through
+--   client.<command>(key, body, address)  a command allowed before login
 --   client.on_disconnect(uid)             a player who has called this service is gone
 --
 -- A body that doesn't fit is answered with status invalid_params; an error in the command is
@@ -112,12 +113,12 @@ end
 
 -- A player who was here through another gateway has lost that connection, whether or not that
 -- gateway still lives to tell.
-local function moved(handler, uid, body, form)
+local function moved(handler, uid, body, form, key)
   client.disconnect(uid)
   local game = declared()
   game.gateways[uid] = perilune.sender()
   game.forms[uid] = form == protocol.BUF and form or nil
-  return handler(uid, body)
+  return handler(uid, body, key)
 end
 
 ---Tells the host which packets the running service takes.

@@ -148,10 +148,11 @@ class Player {
 TEST_F(ProgramTest, sigterm_tells_the_clients_and_accepts_no_more) {
     // The load takes a while to say goodbye, and by then nobody gets in any more.
     folder_.write("config.lua", R"(return { workers = 2, services = { { script = "store" },
-        { script = "load", options = { goodbye_ms = 3000 } }, { script = "auth" },
-        { script = "talkroom" }, { script = "gateway", options = { listen = { { port = 0 } } } } } })");
+        { script = "load", options = { goodbye_ms = 3000 } }, { script = "dbproxy" },
+        { script = "auth" }, { script = "talkroom" },
+        { script = "gateway", options = { listen = { { port = 0 } } } } } })");
     Process node = run({});
-    ASSERT_TRUE(node.printed("runs 5 services")) << node.output();
+    ASSERT_TRUE(node.printed("runs 6 services")) << node.output();
     const std::string text = "listens on 127.0.0.1:";
     const std::size_t at = node.output().find(text);
     ASSERT_NE(at, std::string::npos) << node.output();
@@ -393,7 +394,7 @@ TEST_F(ProgramTest, bots_ignore_sighup) {
     folder_.write(
         "config.lua",
         "return { services = { { script = \"gateway\", options = { listen = { { port = 0 } } } }, "
-        "{ script = \"auth\" }, { script = \"talkroom\" } } }");
+        "{ script = \"dbproxy\" }, { script = \"auth\" }, { script = \"talkroom\" } } }");
     Process node = run({});
     const std::string command = "perilune bots chat --count 2 --port ";
     ASSERT_TRUE(node.printed(command)) << node.output();

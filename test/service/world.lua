@@ -7,16 +7,20 @@ local test = require "perilune.test"
 
 local world = {}
 
-local ORDER = { "auth", "talkroom", "gateway" }
+local ORDER = { "dbproxy", "auth", "talkroom", "player", "gateway" }
+local ALWAYS = { dbproxy = true, auth = true, talkroom = true, gateway = true }
 
--- Starts auth, talkroom and a gateway at a free port with the given options of each, runs
--- body(port) and stops them.
+-- Starts dbproxy with a database in memory, auth, talkroom and a gateway at a free port, and player
+-- where it is given, with the given options of each, runs body(port) and stops them.
 function world.with(given, body)
   local started = {}
   for _, script in ipairs(ORDER) do
-    local options = given[script] or {}
+    local options = given[script] or ALWAYS[script] and {}
     if script == "gateway" then options.listen = options.listen or { { port = 0 } } end
-    table.insert(started, 1, perilune.spawn(script, options, { name = script }))
+    if script == "dbproxy" then options.database = options.database or "sqlite::memory:" end
+    if options then
+      table.insert(started, 1, perilune.spawn(script, options, { name = script }))
+    end
   end
   local ok, message = xpcall(body, debug.traceback, world.stats().listeners[1].port)
   for _, handle in ipairs(started) do perilune.stop(handle) end

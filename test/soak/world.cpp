@@ -119,6 +119,7 @@ void SoakTest::start(const Options& options) {
           paths = { ")" + root + R"(/test/soak/service" },
           log = { stream = "none", file = "node.log", level = "info" },
           services = {
+            { script = "dbproxy", options = { database = "sqlite::memory:" } },
             { script = "auth" }, { script = "talkroom" },
             { script = "gateway", options = {
               listen = {

@@ -5,6 +5,7 @@ local perilune = require "perilune"
 local w11 = {}
 
 function w11.on_start()
+  perilune.spawn("dbproxy", { database = "sqlite::memory:" }, { name = "dbproxy" })
   perilune.spawn("auth", nil, { name = "auth" })
   perilune.spawn("w11_echo", nil, { name = "w11_echo" })
   perilune.spawn("gateway", {

@@ -2,6 +2,7 @@
 return {
   paths = { "." },
   services = {
+    { script = "dbproxy", options = { database = "sqlite::memory:" } },
     { script = "auth" },
     { script = "talkroom", options = { rate = 1000, burst = 1000 } },
     { script = "lab" },
