@@ -34,6 +34,8 @@ return {
     } },
     { script = "auth" },
     { script = "talkroom" },
+    -- What players own, while they play.
+    { script = "player", options = { save_ms = 60000 } },
     -- Which gateways there are: GET http://127.0.0.1:6082/server_info
     { script = "center", options = { port = 6082 } },
     { script = "gateway", options = { listen = {

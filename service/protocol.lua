@@ -44,4 +44,9 @@ return protocol.declare {
     },
     announcement = { 2, push = "text string" },
   },
+
+  game = {
+    stype = 4, service = "player",
+    enter = { 1, reply = "status i16, uexp i32, uchip i64, uvip i32" },
+  },
 }

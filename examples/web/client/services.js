@@ -45,4 +45,9 @@ export const services = {
     },
     announcement: { ctype: 2, push: "text string" },
   },
+
+  game: {
+    stype: 4, service: "player",
+    enter: { ctype: 1, reply: "status i16, uexp i32, uchip i64, uvip i32" },
+  },
 };
