@@ -35,7 +35,7 @@ local pool = {}
 function pool.new(connector, size)
   return setmetatable({
     _connector = connector, _size = size, _idle = {}, _open = 0, _connecting = 0,
-    _waiting = {}, _first = 1, _last = 0, _waiters = 0, _delay = 0,
+    _waiting = {}, _first = 1, _last = 0, _waiters = 0, _delay = 0, _failures = 0,
   }, Pool)
 end
 
@@ -72,11 +72,14 @@ local function came(self, connection)
   for _ = 1, self._waiters do grow(self) end
 end
 
-local function failed(self, problem)
+local function failed(self, problem, before)
   self._open = self._open - 1
   self._problem = problem
-  self._delay = math.min(math.max(self._delay * 2, FIRST_DELAY), LAST_DELAY)
-  self._retry_at = now() + self._delay
+  if before == self._failures then -- else it was under way when another one failed
+    self._failures = before + 1
+    self._delay = math.min(math.max(self._delay * 2, FIRST_DELAY), LAST_DELAY)
+    self._retry_at = now() + self._delay
+  end
   -- That won't be better the next time.
   if problem.code == "denied" or self._closed then fail_all(self, problem) end
   if self._waiters > 0 then grow(self) end
@@ -84,9 +87,10 @@ end
 
 ---@async
 local function connect(self)
+  local before = self._failures
   local connection, problem = self._connector.open()
   self._connecting = self._connecting - 1
-  if connection then came(self, connection) else failed(self, problem) end
+  if connection then came(self, connection) else failed(self, problem, before) end
 end
 
 local function begin(self)
@@ -99,7 +103,9 @@ end
 function grow(self)
   if self._closed or self._open >= self._size or self._timer then return end
   if self._delay == 0 then
-    if self._connecting < self._waiters then begin(self) end
+    -- The first one shows whether there is a server.
+    local most = self._open == self._connecting and 1 or self._waiters
+    if self._connecting < most then begin(self) end
   elseif self._connecting == 0 then
     self._timer = timeout(math.max(math.ceil(self._retry_at - now()), 0), function()
       self._timer = nil
