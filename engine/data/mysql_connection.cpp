@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <mariadb/errmsg.h>
 #include <mariadb/mysqld_error.h>
+#include <openssl/err.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -196,6 +197,7 @@ SqlResult MysqlConnection::connect(const MysqlOptions& options, MysqlAttempt& at
     if (SqlResult set = set_options(options); !set.ok()) return set;
     // Rows that an UPDATE is about count also where they don't change, as in other databases.
     const unsigned long flags = CLIENT_FOUND_ROWS | CLIENT_MULTI_RESULTS;
+    ::ERR_clear_error();
     current_attempt = &attempt;
     const char* database = options.database.empty() ? nullptr : options.database.c_str();
     const MYSQL* made =
@@ -258,6 +260,8 @@ std::uint32_t MysqlConnection::proceed(std::uint32_t ready, RowSink& sink) {
 
 template <typename Start, typename Continue>
 bool MysqlConnection::call(Start start, Continue go_on) {
+    // What another connection has left there would be taken for this one's.
+    if (tls_ != MysqlTls::off) ::ERR_clear_error();
     const int waits = in_call_ ? go_on(static_cast<int>(ready_)) : start();
     in_call_ = waits != 0;
     waits_for_ = static_cast<std::uint32_t>(waits) & (kRead | kWrite);

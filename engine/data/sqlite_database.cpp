@@ -346,11 +346,15 @@ void SqliteDatabase::close_here() {
     for (const auto& [text, prepared] : prepared_) ::sqlite3_finalize(prepared.handle);
     prepared_.clear();
     recent_.clear();
+    if (handle_ == nullptr) return;
     sqlite3* handle = nullptr;
     {
         const std::lock_guard lock(mutex_);
         handle = std::exchange(handle_, nullptr);
     }
+    // An interrupt holds until the next statement, also for writing the journal back.
+    ::sqlite3_progress_handler(handle, 0, nullptr, nullptr);
+    ::sqlite3_exec(handle, "SELECT 1", nullptr, nullptr, nullptr);
     ::sqlite3_close(handle);  // rolls back what is open
 }
 

@@ -32,7 +32,7 @@ class ServicePackets {
         kRefuse,        // function(packet, key, code, message, request_id)
         kFailed,        // function(stype, ctype, uid, form, key, request_id, text)
         kGone,          // function(uid): a gateway says so
-        kMoved,         // function(handler, uid, body, form, key): they came through another gateway
+        kMoved,         // function(handler, uid, body, form, key): by another gateway before
         kFirstCommand,
     };
 

@@ -45,8 +45,8 @@ function core.on_event(kind, handler) end
 ---@param failed fun(stype: integer, ctype: integer, uid: integer, form: integer, key: integer,
 ---request_id: integer?, text: string) the command has raised
 ---@param gone fun(uid: integer) a gateway says that the player is gone
----@param moved fun(handler: fun(...), uid: integer, body: any, form: integer, key: integer): any the player had
----come through another gateway
+---@param moved fun(handler: fun(...), uid: integer, body: any, form: integer, key: integer): any
+---the player had come through another gateway
 function core.serve(commands, gateways, forms, refuse, failed, gone, moved) end
 
 ---What the packet was that the running task answers.

@@ -104,44 +104,33 @@ end
 
 -- ---- addresses ----
 
--- The address is not shown: it may hold a password.
-local function refuse(why)
-  error("mysql.connect: " .. why ..
-    " (mysql://user:password@host:port/database?option=value, percent-encoded)", 4)
-end
-
-local function decode(text, what)
-  local decoded = url.decode(text)
-  if not decoded or decoded:find("%z") then refuse("its " .. what .. " can't be read") end
-  return decoded
-end
-
+-- What an address says: nil and what is wrong, which repeats nothing of it; it may hold a password.
 local function read_target(address)
-  if type(address) ~= "string" then refuse("an address expected, got " .. type(address)) end
+  if type(address) ~= "string" then return nil, "an address expected, got " .. type(address) end
   local scheme, authority, rest = address:match "^(%a+)://([^/?#]*)(.*)$"
-  if scheme ~= "mysql" and scheme ~= "mariadb" then refuse "its scheme has to be mysql" end
-  local user, place = authority:match "^(.-)@([^@]*)$"
-  if not user or user == "" then refuse "a user is missing" end
-  local name, password = user:match "^([^:]*):?(.*)$"
-  local host, port = place:match "^%[([%x:.]+)%]:?(%d*)$"
+  if scheme ~= "mysql" and scheme ~= "mariadb" then return nil, "its scheme has to be mysql" end
+  local login, place = authority:match "^(.-)@([^@]*)$"
+  local name, secret = (login or ""):match "^([^:]*):?(.*)$"
+  local user, password = url.decode(name), url.decode(secret)
+  if user == "" then return nil, "a user is missing" end
+  local host, digits = (place or ""):match "^%[([%x:.]+)%]:?(%d*)$"
   if not host then
-    host, port = place:match "^([%w%-._]+):?(%d*)$"
+    host, digits = (place or ""):match "^([%w%-._]+):?(%d*)$"
   end
-  if not host then refuse "its host or port can't be" end
-  port = port == "" and 3306 or tonumber(port)
-  if port < 1 or port > 65535 then refuse "its port can't be" end
-  local database, query = rest:match "^/?([^?#/]*)%??([^#]*)$"
-  if not database then refuse "what follows the host can't be" end
-  return {
-    host = host, port = port, user = decode(name, "user"), password = decode(password, "password"),
-    database = decode(database, "database"),
-  }, query
+  local port = digits == "" and 3306 or tonumber(digits)
+  if not host or port < 1 or port > 65535 then return nil, "its host or port can't be" end
+  local path, query = rest:match "^([^?#]*)%??([^#]*)$"
+  local database = url.decode(path and path:match "^/?([^/]*)$" or "%")
+  if not user or not password or not database or (user .. password .. database):find "%z" then
+    return nil, "its user, password or database can't be read"
+  end
+  return { host = host, port = port, user = user, password = password, database = database }, query
 end
 
 -- Options of an address are texts.
 local function read_query(query)
   local fields = url.parse_query(query)
-  if not fields then refuse "its options can't be read" end
+  if not fields then return nil end
   for name, text in pairs(fields) do
     local option = DECLARED[name]
     if option and option.type == "integer" then fields[name] = tonumber(text) or text end
@@ -165,10 +154,13 @@ end
 ---@return perilune.sql.Database
 function mysql.connect(address, given)
   local target, query = read_target(address)
-  local all = read_query(query)
+  local all = target and read_query(query)
+  if not all then
+    error(("mysql.connect: %s (mysql://user:password@host:port/database?option=value, " ..
+      "percent-encoded)"):format(target and "its options can't be read" or query), 2)
+  end
   for name, value in pairs(given or {}) do all[name] = value end
-  local ok, settings = pcall(options.read, DECLARED, all)
-  if not ok then error("mysql.connect: " .. tostring(settings), 2) end
+  local settings = options.read_for("mysql.connect", DECLARED, all)
   for name in pairs(DECLARED) do target[name] = settings[name] end
   local driver = setmetatable({ _pool = new_pool(target, settings) }, Driver)
   return sql.new(driver, settings)

@@ -149,11 +149,11 @@ end
 ---@return perilune.sql.Database
 function sqlite.open(path, given)
   if type(path) ~= "string" then error("sqlite.open: a path expected, got " .. type(path), 2) end
-  local read, settings = pcall(options.read, DECLARED, given)
-  if not read then error("sqlite.open: " .. tostring(settings), 2) end
-  local function opened(ok, a, b, c, d, e, id)
-    if ok ~= true then error(sql.problem(0, ok, a, b, c, d, e), 0) end
-    return id
+  local settings = options.read_for("sqlite.open", DECLARED, given)
+  local function opened(ok, a, b, c, d, e, f, _, h)
+    if ok == true then return f end
+    if h then native.close(h) end -- its thread has nothing to do
+    error(sql.problem(0, ok, a, b, c, d, e), 0)
   end
   local id = opened(native.open(path, settings.busy_ms, settings.sync, settings.statements))
   local driver = setmetatable({

@@ -14,8 +14,8 @@
 --   return test
 --
 -- A name is a sentence that the test makes true. Each test runs in a task, so it may wait. What it
--- leaves behind fails it: services, timers, connections, listeners, UDP sockets. The table that
--- the file returns may have commands and on_ functions of the test's own: `function
+-- leaves behind fails it: services, timers, connections, listeners, UDP sockets, databases. The
+-- table that the file returns may have commands and on_ functions of the test's own: `function
 -- test.on_down(...)`.
 local test = {}
 
@@ -140,11 +140,13 @@ end
 -- ---- what a test leaves ----
 
 local function present()
-  local network = socket.stats()
+  local network, node = socket.stats(), perilune.node()
   return {
-    services = perilune.node().services, timers = perilune.stats().timers,
+    services = node.services, timers = perilune.stats().timers,
     connections = network.open, listeners = network.listeners,
     ["UDP sockets"] = udp.stats().udp_sockets, ["ENet hosts"] = enet.stats().enet_hosts,
+    ["connections to MySQL"] = node.counters.mysql_connections,
+    ["SQLite databases"] = node.counters.sqlite_databases,
   }
 end
 

@@ -49,7 +49,8 @@ local function quote(text) return "'" .. text:gsub("'", "'\\''") .. "'" end
 ---Starts a server.
 ---@async
 ---@param kind "mysql"|"redis"|"sentinel"
----@param lines string[]? of the configuration of a server of Redis; PORT in them is its port
+---@param lines string[]? of the configuration of a server of Redis; PORT in them is its port; or
+---options of MySQL
 ---@return test.Server
 function servers.start(kind, lines)
   -- Its socket's path, which is in there, has to be short.

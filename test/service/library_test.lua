@@ -153,7 +153,8 @@ test("what a test leaves behind fails it", function()
   end
   test.equal(texts, {
     "service: left behind: 1 services", "timer: left behind: 1 timers",
-    "listener: left behind: 1 listeners", "clean: ok", "slow: took longer than 50 ms",
+    "listener: left behind: 1 listeners", "database: left behind: 1 SQLite databases", "clean: ok",
+    "slow: took longer than 50 ms",
   })
 end)
 
