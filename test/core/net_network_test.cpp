@@ -680,8 +680,9 @@ TEST_F(NetworkTest, those_that_wait_for_room_in_a_mailbox_are_not_all_woken_for_
     EXPECT_TRUE(eventually([&] { return counters().frames_in.load() > 30'000u; }));
     server.resume();
     EXPECT_TRUE(server.wait(SocketEvent::data, kClients * kFrames, 20s));
-    // Each may have to wait once, and one more each time the room is used up.
-    EXPECT_LE(counters().read_pauses.load(), 2 * kClients);
+    // Each may have to wait once, and some more each time the room is used up, which is how often
+    // the machine decides. Were all woken for a little room, it would be over 50,000.
+    EXPECT_LE(counters().read_pauses.load(), 20 * kClients);
 }
 
 TEST_F(NetworkTest, paused_connection_is_not_read_until_resumed) {
