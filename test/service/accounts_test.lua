@@ -37,7 +37,7 @@ test("accounts outlive the node, and secrets aren't in its files", function()
   local seen = 0
   for _, name in ipairs(assert(file.list())) do
     if name:find "^accounts" then
-      local data = assert(file.read(name))
+      local data = file.read(name) or "" -- SQLite removes some when it closes
       test.ok(not data:find(key, 1, true), name)
       test.ok(not data:find(account.upwd, 1, true), name)
       if data:find("argon2id", 1, true) then seen = seen + 1 end

@@ -96,9 +96,11 @@ end)
 
 test("a gateway and its services may be light, and share a group", function()
   local started = {}
-  for _, script in ipairs { "auth", "counting", "gateway" } do
-    local options = script == "gateway"
-      and { listen = { { port = 0 } }, routes = { talkroom = "counting" } } or nil
+  for _, service in ipairs {
+    { "dbproxy", { database = "sqlite::memory:" } }, { "auth" }, { "counting" },
+    { "gateway", { listen = { { port = 0 } }, routes = { talkroom = "counting" } } },
+  } do
+    local script, options = service[1], service[2]
     table.insert(started, 1, perilune.spawn(script, options, { name = script, group = "all" }))
   end
   local player = world.player(world.stats().listeners[1].port)
