@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "core/utf8.h"
+#include "lua/packet_body.h"
 #include "lua/packet_codec.h"
 
 namespace perilune {

@@ -1,7 +1,8 @@
-// PacketCodec: the fields of a message, compiled, and the four walkers that follow them.
+// PacketCodec: the fields of a message, compiled.
 //
-// Purpose:   BUF and JSON bodies of packets to Lua values and back, checked field by field. The
-//            binding is lua/lua_packet, the host's own use lua/service_packets.
+// Purpose:   Lua values to BUF (lua/packet_buf.cpp) and JSON (lua/packet_json.cpp) and back,
+// checked
+//            field by field. The bodies around them are lua/packet_body.
 // Threads:   the thread that runs the VM of `L`.
 // Ownership: a codec is a userdata of its VM; nothing is kept between calls.
 //
@@ -21,6 +22,8 @@
 #include "lua.hpp"
 
 namespace perilune {
+
+class JsonCursor;
 
 class PacketCodec {
   public:
@@ -79,6 +82,10 @@ class PacketCodec {
     std::uint32_t title_at_;
 };
 
+// By PacketCodec::Type; lists and records have no name.
+inline constexpr std::array<std::string_view, 13> kPacketTypes = {
+    "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f32", "f64", "bool", "string", "bytes"};
+
 // A message's fields for the functions below. Without a codec nothing is declared: a BUF body is
 // empty, the value of a JSON body nil.
 struct PacketFields {
@@ -97,8 +104,6 @@ enum class BodyFault : std::uint8_t {
 // takes.
 inline constexpr int kPacketStack = 84;
 
-// --- values ---
-
 // Appends the form of the value on top of the stack, which stays there. False: `fault` says why.
 bool write_buf(lua_State* L, const PacketFields& fields, PayloadWriter& out, std::string& fault);
 bool write_json(lua_State* L, const PacketFields& fields, PayloadWriter& out, std::string& fault);
@@ -106,16 +111,8 @@ bool write_json(lua_State* L, const PacketFields& fields, PayloadWriter& out, st
 bool read_buf(lua_State* L, const PacketFields& fields, std::string_view bytes, std::string& fault);
 BodyFault read_json(lua_State* L, const PacketFields& fields, std::string_view text,
                     std::string& fault);
-
-// --- bodies ---
-
-// Appends a body with the value on top of the stack; `request_id` 0: none. False: `fault`.
-bool write_body(lua_State* L, const PacketFields& fields, std::int16_t form,
-                std::uint64_t request_id, PayloadWriter& out, std::string& fault);
-// Pushes the value of a body. `request_id` is set, also for one that doesn't fit; 0: none.
-BodyFault read_body(lua_State* L, const PacketFields& fields, std::int16_t form,
-                    std::string_view body, std::uint64_t& request_id, std::string& fault);
-// The request_id of a JSON body that is not decoded otherwise; 0: none.
-std::uint64_t read_request_id(std::string_view body);
+// The same of JSON that has been checked already: the value that `json` is at.
+bool read_checked_json(lua_State* L, const PacketFields& fields, JsonCursor json,
+                       std::string& fault);
 
 }  // namespace perilune

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "lua/lua_codec.h"
+#include "lua/packet_body.h"
 #include "lua/sandbox.h"
 #include "lua/service_gate.h"
 #include "lua/service_packets.h"
