@@ -39,6 +39,7 @@ TEST(StackThread, SaysWhenTheSystemHasNoThreadLeft) {
 std::atomic<int> signals{0};
 
 TEST(StackThread, InterruptsWhatRunsAndNothingThatHasEnded) {
+    signals = 0;
     struct sigaction action = {};
     struct sigaction before = {};
     action.sa_handler = [](int) { ++signals; };
