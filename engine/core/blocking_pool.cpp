@@ -23,7 +23,7 @@ BlockingPool::BlockingPool(const Options& options)
 BlockingPool::~BlockingPool() { (void)stop(kNoDeadline); }
 
 bool BlockingPool::submit(std::function<void()> run, std::function<void()> cancelled) {
-    std::unique_lock lock(mutex_);
+    const std::lock_guard lock(mutex_);
     bool accepted = !stopping_;
     if (accepted && !deterministic_) {
         if (waiting_.size() >= idle_ && threads_.size() < max_threads_) start_thread();
@@ -37,7 +37,7 @@ bool BlockingPool::submit(std::function<void()> run, std::function<void()> cance
     }
     ++counters_.submitted;
     waiting_.push_back(Job{std::move(run), std::move(cancelled)});
-    lock.unlock();
+    // Under the lock: the job may have the pool freed, by another thread, as soon as it runs.
     wake_.notify_one();
     return true;
 }

@@ -1,11 +1,12 @@
 // BlockingPool: a few threads for work that blocks.
 //
-// Purpose:   work that would block a worker for long: so far, looking host names up. Bounded: who
-//            finds the queue full hears "busy" at once.
+// Purpose:   work that would block a worker for long: looking host names up, hashing passwords,
+//            files, SQLite. Bounded: who finds the queue full hears "busy" at once.
 // Threads:   submit() and counters(), any thread. Jobs run on the pool's threads, which have
 //            all signals blocked. stop() once, from any thread but a job's.
-// Ownership: the node owns the pool. A job owns what it captures; each accepted job is either
-//            run or cancelled, exactly once, and destroyed right after.
+// Ownership: whoever makes the pool; another thread may free it once its last job has begun, also
+//            before that job's submit() has returned. A job owns what it captures; each accepted
+//            job is either run or cancelled, exactly once, and destroyed right after.
 #pragma once
 
 #include <condition_variable>

@@ -166,6 +166,23 @@ TEST(BlockingPool, APoolWithThreadsRunsNothingOnTheThreadThatAsks) {
     gate.open();
 }
 
+// Meant for ThreadSanitizer: a database's pool is freed by the node's when its last job has run,
+// while the one that submitted the job may still be on its way out.
+TEST(BlockingPool, MayBeFreedByAnotherThreadAsSoonAsItsLastJobHasRun) {
+    constexpr int kPools = 300;
+    std::atomic<int> freed{0};
+    BlockingPool others({.threads = 2, .queue = kPools});
+    for (int i = 0; i < kPools; ++i) {
+        auto* const pool = new BlockingPool({.threads = 1});
+        const auto free = [&freed, pool] {
+            delete pool;
+            ++freed;
+        };
+        ASSERT_TRUE(pool->submit([&others, free] { (void)others.submit(free); }));
+    }
+    wait_until([&] { return freed == kPools; });
+}
+
 TEST(BlockingPool, ItsThreadsLeaveSignalsToOthers) {
     BlockingPool pool({.threads = 1});
     std::promise<bool> blocked;
