@@ -164,7 +164,8 @@ function helper.wire(port)
           pass(server, wire.on_client(data, cut))
         end
       end
-      client.on_close = function() if server and not server.closed then server:close() end end
+      -- At once: a server that is busy would keep a connection that is closed.
+      client.on_close = function() if server and not server.closed then server:abort() end end
       wire._ends[client] = true
       server = socket.connect("127.0.0.1", port, {
         framing = "raw",

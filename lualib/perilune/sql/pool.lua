@@ -80,8 +80,9 @@ local function failed(self, problem, before)
     self._delay = math.min(math.max(self._delay * 2, FIRST_DELAY), LAST_DELAY)
     self._retry_at = now() + self._delay
   end
-  -- That won't be better the next time.
-  if problem.code == "denied" or self._closed then fail_all(self, problem) end
+  -- A login or a database that can't be won't be better the next time.
+  local is_final = problem.code == "denied" or problem.code == "invalid"
+  if is_final or self._closed then fail_all(self, problem) end
   if self._waiters > 0 then grow(self) end
 end
 
@@ -126,9 +127,12 @@ end
 
 -- Why nothing came until the deadline.
 local function late(self, ms)
-  local problem = self._problem
-  if problem then
-    return sql.error("unavailable", ("no connection within %d ms: %s"):format(ms, problem.message))
+  local why = self._problem
+  if why or self._open == self._connecting then
+    local text = why and why.message or "no answer yet"
+    local problem = sql.error("unavailable", ("no connection within %d ms: %s"):format(ms, text))
+    if why then problem.native, problem.sqlstate = why.native, why.sqlstate end
+    return problem
   end
   return sql.error("timeout",
     ("none of %d connections was free within %d ms"):format(self._size, ms))
