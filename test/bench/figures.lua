@@ -160,6 +160,13 @@ jobs[#jobs + 1] = {
   name = "W9 Redis", script = "w9_redis", needs = "redis-check-rdb", threads = 1,
   env = { N = 400000 }, smoke = { N = 1000 },
 }
+jobs[#jobs + 1] = {
+  name = "W9 MySQL", script = "w9_mysql", needs = "mariadb-slap", threads = 1,
+  env = { N = 40000 }, smoke = { N = 400 },
+}
+jobs[#jobs + 1] = {
+  name = "W9 SQLite", script = "w9_sqlite", threads = 1, env = { N = 100000 }, smoke = { N = 1000 },
+}
 
 ---- rows ----
 
@@ -310,6 +317,29 @@ for _, command in ipairs { "set", "get" } do
   }
   figures[#figures + 1] = {
     name = "W9 ... CPU", unit = "CPU us", isolated = result .. "_100_cpu", lower = true,
+  }
+end
+for _, case in ipairs { { 1, 7e3 }, { 8, 15e3 } } do
+  local connections, target = unpack(case)
+  local result = "W9_mysql_get_" .. connections
+  local name = connections == 1 and "1 connection" or connections .. " connections"
+  figures[#figures + 1] = {
+    name = "W9 MySQL SELECT by key, " .. name, unit = "ops/s", isolated = result, target = target,
+    reference = { "mariadb_slap_" .. connections, "mariadb-slap" },
+  }
+  figures[#figures + 1] = {
+    name = "W9 ... CPU", unit = "CPU us", isolated = result .. "_cpu", lower = true,
+  }
+end
+for _, case in ipairs {
+  { "SELECT by key, 1 task", "get_1" }, { "SELECT by key, 100 tasks", "get_100" },
+  { "INSERT, 1 task", "insert_1" }, { "INSERT, 100 tasks", "insert_100" },
+  { "INSERT, 100 a transaction", "insert_tx" },
+} do
+  local result = "W9_sqlite_" .. case[2]
+  figures[#figures + 1] = { name = "W9 SQLite " .. case[1], unit = "ops/s", isolated = result }
+  figures[#figures + 1] = {
+    name = "W9 ... CPU", unit = "CPU us", isolated = result .. "_cpu", lower = true,
   }
 end
 server("W7 memory of an idle connection", "KiB", "W7_idle", { lower = true, target = 2 })

@@ -65,6 +65,22 @@ function util.rss_kib()
   return tonumber(text:match("VmRSS:%s*(%d+)"))
 end
 
+-- What a command of the shell prints. It runs beside this node, which doesn't wait in a dispatch.
+---@async
+function util.output(command)
+  local file = os.tmpname()
+  os.execute(("(%s; echo done) >%s 2>&1 &"):format(command, file))
+  local text
+  repeat
+    perilune.sleep(20)
+    local handle = assert(io.open(file))
+    text = handle:read "*a"
+    handle:close()
+  until text:find "done\n$"
+  os.remove(file)
+  return text
+end
+
 -- `body` for each of 1..count, all at the same time.
 function util.each(count, body)
   local tasks = {}

@@ -2,7 +2,6 @@
 -- redis-benchmark on the same server: with one connection, with 100, and with 100 requests at a
 -- time on one, as our tasks have.
 
-local perilune = require "perilune"
 local redis = require "perilune.redis"
 local servers = require "servers"
 local util = require "bench_util"
@@ -30,19 +29,10 @@ end
 local function set(db, number) util.check(db:set(key(number), VALUE) == "OK", "SET") end
 local function get(db, number) util.check(db:get(key(number)) == VALUE, "GET") end
 
--- The same by redis-benchmark. In a file, so that this node doesn't wait for it in a dispatch.
+-- The same by redis-benchmark.
 local function reference(name, port, count, options)
-  local file = os.tmpname()
-  os.execute(("(redis-benchmark -p %d -t set,get -d %d -r %d -n %d --csv %s; echo done) >%s 2>&1 &")
-    :format(port, #VALUE, KEYS, count, options, file))
-  local text
-  repeat
-    perilune.sleep(20)
-    local handle = assert(io.open(file))
-    text = handle:read "*a"
-    handle:close()
-  until text:find "done"
-  os.remove(file)
+  local text = util.output(("redis-benchmark -p %d -t set,get -d %d -r %d -n %d --csv %s")
+    :format(port, #VALUE, KEYS, count, options))
   for _, command in ipairs { "set", "get" } do
     local rate = text:match('"' .. command:upper() .. '","([%d.]+)"')
     util.check(rate, "redis-benchmark: " .. text)
