@@ -1,7 +1,10 @@
 #include "data/mysql.h"
 
+#include <mariadb/mysqld_error.h>
 #include <sys/epoll.h>
 
+#include <algorithm>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -21,10 +24,45 @@ BlockingPoolOptions connecting_options() {
     return options;
 }
 
+BlockingPoolOptions stop_options() {
+    BlockingPoolOptions options;
+    options.threads = 1;
+    options.queue = Mysql::kMaxStops;
+    return options;
+}
+
+class RowCounter final : public NoRows {
+  public:
+    void begin_row() override { ++rows; }
+    int rows = 0;
+};
+
+// On a thread that may block. `affected` of the answer is 1 if it was still there.
+SqlResult kill_statement(const MysqlSession& session, const MysqlOptions& options,
+                         MysqlAttempt& attempt) {
+    MysqlConnection connection(options);
+    SqlResult result = connection.connect(options, attempt);
+    if (!result.ok()) return result;
+    const std::string number = std::to_string(session.id);
+    const std::string look =
+        "SELECT 1 FROM information_schema.processlist WHERE command <> 'Killed' AND id = " +
+        number + " AND host LIKE '%:" + std::to_string(session.port) + "'";
+    RowCounter found;
+    result = connection.run(look, found, attempt);
+    if (!result.ok() || found.rows == 0) return result;  // it has ended, or is somebody else's
+    result = connection.run("KILL " + number, found, attempt);
+    if (result.native == ER_NO_SUCH_THREAD) return {};
+    result.affected = 1;
+    return result;
+}
+
 }  // namespace
 
 Mysql::Mysql(Kernel& kernel)
-    : kernel_(kernel), connecting_(connecting_options()), set_(kernel.poller()) {}
+    : kernel_(kernel),
+      connecting_(connecting_options()),
+      stops_(stop_options()),
+      set_(kernel.poller()) {}
 
 Mysql::~Mysql() {
     (void)stop(kNoDeadline);
@@ -44,9 +82,11 @@ bool Mysql::stop(std::int64_t deadline_ns) {
         for (const auto& [id, entry] : entries_) {
             if (entry.attempt != nullptr) attempts.push_back(entry.attempt);
         }
+        if (stop_attempt_ != nullptr) attempts.push_back(stop_attempt_);
     }
     for (const auto& attempt : attempts) attempt->abort();
-    return connecting_.stop(deadline_ns);
+    const bool connected = connecting_.stop(deadline_ns);
+    return stops_.stop(deadline_ns) && connected;
 }
 
 // ---- connecting ----
@@ -63,6 +103,7 @@ Status Mysql::connect(std::uint64_t id, Handle owner, const MysqlOptions& option
                              "a seeded node has no MySQL: what a server does can't be repeated");
     }
     const auto attempt = std::make_shared<MysqlAttempt>(options.connect_ms);
+    const auto shared = std::make_shared<const MysqlOptions>(options);
     {
         const std::lock_guard lock(mutex_);
         if (stopping_) return Status::error(StatusCode::unavailable, "the node is stopping");
@@ -76,10 +117,11 @@ Status Mysql::connect(std::uint64_t id, Handle owner, const MysqlOptions& option
         entry.owner = owner;
         entry.session = session;
         entry.attempt = attempt;
+        entry.options = shared;
     }
     count(counters_.mysql_connections);
     const bool accepted = connecting_.submit(
-        [this, id, options, attempt] { make(id, options, *attempt); },
+        [this, id, shared, attempt] { make(id, shared, *attempt); },
         [this, id] {
             give_up(id, SqlResult::failure(SqlCode::unavailable, "the node is stopping"));
         });
@@ -90,9 +132,9 @@ Status Mysql::connect(std::uint64_t id, Handle owner, const MysqlOptions& option
 }
 
 // On a thread that may block.
-void Mysql::make(std::uint64_t id, const MysqlOptions& options, MysqlAttempt& attempt) {
-    auto connection = std::make_unique<MysqlConnection>(options);
-    const SqlResult made = connection->connect(options, attempt);
+void Mysql::make(std::uint64_t id, const Options& options, MysqlAttempt& attempt) {
+    auto connection = std::make_unique<MysqlConnection>(*options);
+    const SqlResult made = connection->connect(*options, attempt);
     if (!made.ok()) return give_up(id, made);
     const int descriptor = connection->descriptor();
     Handle owner;
@@ -281,17 +323,44 @@ void Mysql::end_operation(std::uint64_t id) {
 void Mysql::close(std::uint64_t id, Handle owner) {
     std::unique_ptr<MysqlConnection> connection;
     std::shared_ptr<MysqlAttempt> attempt;
+    Options options;
     {
         const std::lock_guard lock(mutex_);
         const auto found = entries_.find(id);
         if (found == entries_.end() || found->second.owner != owner) return;
         connection = std::move(found->second.connection);
         attempt = std::move(found->second.attempt);
+        options = std::move(found->second.options);
         entries_.erase(found);
     }
     counters_.mysql_connections.fetch_sub(1, std::memory_order_relaxed);
     if (attempt != nullptr) attempt->abort();
-    if (connection != nullptr && connection->busy()) count(counters_.mysql_closed_busy);
+    if (connection == nullptr || !connection->busy()) return;
+    count(counters_.mysql_closed_busy);
+    stop_statement(connection->session(), std::move(options));
+}
+
+// Has a statement ended whose client doesn't wait any more.
+void Mysql::stop_statement(const MysqlSession& session, Options options) {
+    const std::int64_t until_ns = RealClock::monotonic() + kStopWaitNs;
+    const bool accepted = stops_.submit([this, session, options, until_ns] {
+        const auto attempt = std::make_shared<MysqlAttempt>(std::min(options->connect_ms, kStopMs));
+        bool too_late = RealClock::monotonic() > until_ns;
+        {
+            const std::lock_guard lock(mutex_);
+            too_late = too_late || stopping_;
+            stop_attempt_ = attempt;
+        }
+        if (too_late) return count(counters_.mysql_stop_failed);
+        const SqlResult result = kill_statement(session, *options, *attempt);
+        attempt->finish();
+        if (!result.ok()) {
+            count(counters_.mysql_stop_failed);
+        } else if (result.affected > 0) {
+            count(counters_.mysql_stopped);
+        }
+    });
+    if (!accepted) count(counters_.mysql_stop_failed);
 }
 
 void Mysql::release_owner(Handle owner) {

@@ -12,6 +12,11 @@
 //   From then on a connection is used by its owner's worker alone: an operation goes as far as it
 //   can there, rows go from the socket into the owner's memory. Where it has to wait the polling
 //   thread, which watches the socket but never reads it, posts a message to the owner.
+//   A server goes on with a statement whose client has gone, and keeps the locks of its
+//   transaction. So one that is closed in the middle of a statement is ended there, too: by KILL on
+//   a connection that another thread makes for it. Between us and the server may be others, for
+//   whom the number of the connection is another one: it is ended only if its other end has the
+//   port of ours.
 #pragma once
 
 #include <atomic>
@@ -30,6 +35,7 @@ namespace perilune {
 
 class MysqlAttempt;
 class MysqlConnection;
+struct MysqlSession;
 
 struct MysqlCounters {
     std::atomic<std::uint64_t> mysql_connections{0};     // now, those being made among them
@@ -40,6 +46,8 @@ struct MysqlCounters {
     std::atomic<std::uint64_t> mysql_failed{0};          // ... that failed
     std::atomic<std::uint64_t> mysql_lost{0};            // connections that faults have ended
     std::atomic<std::uint64_t> mysql_closed_busy{0};     // closed in the middle of a statement
+    std::atomic<std::uint64_t> mysql_stopped{0};         // ... that the server was made to end
+    std::atomic<std::uint64_t> mysql_stop_failed{0};     // ... that it could not be asked to
 
     template <typename Visit>
     void each(Visit visit) const {
@@ -51,6 +59,8 @@ struct MysqlCounters {
         visit("mysql_failed", mysql_failed.load());
         visit("mysql_lost", mysql_lost.load());
         visit("mysql_closed_busy", mysql_closed_busy.load());
+        visit("mysql_stopped", mysql_stopped.load());
+        visit("mysql_stop_failed", mysql_stop_failed.load());
     }
 };
 
@@ -58,6 +68,11 @@ class Mysql {
   public:
     static constexpr std::size_t kMaxConnections = 1000;
     static constexpr std::size_t kConnectThreads = 4;
+    // Statements that are to be ended on their servers: how many wait, for how long, and how long
+    // one may take.
+    static constexpr std::size_t kMaxStops = 256;
+    static constexpr std::int64_t kStopWaitNs = 10 * kNsPerSecond;
+    static constexpr int kStopMs = 2000;
 
     explicit Mysql(Kernel& kernel);
     ~Mysql();
@@ -111,30 +126,36 @@ class Mysql {
         std::uint64_t session = 0;
         std::shared_ptr<MysqlAttempt> attempt;  // while it is being made
         std::unique_ptr<MysqlConnection> connection;
+        std::shared_ptr<const MysqlOptions> options;
         bool busy = false;         // it has an operation
         std::uint32_t wanted = 0;  // what that waits for
         std::uint32_t ready = 0;   // what has come and nobody has waited for yet
         bool ended = false;
     };
 
-    void make(std::uint64_t id, const MysqlOptions& options, MysqlAttempt& attempt);
+    using Options = std::shared_ptr<const MysqlOptions>;
+
+    void make(std::uint64_t id, const Options& options, MysqlAttempt& attempt);
     void give_up(std::uint64_t id, const SqlResult& why);
     void on_ready(std::uint64_t id, std::uint32_t events);
     std::uint32_t wait_for(std::uint64_t id, std::uint32_t wanted);
     MysqlConnection& connection(std::uint64_t id);
     void end_operation(std::uint64_t id);
+    void stop_statement(const MysqlSession& session, Options options);
     void tell(DatabaseEvent event, std::uint64_t id, Handle owner, std::uint64_t session,
               const SqlResult* result = nullptr);
 
     Kernel& kernel_;
     MysqlCounters counters_;
     BlockingPool connecting_;
+    BlockingPool stops_;
     PollerSet set_;
 
     std::mutex mutex_;
     // Guarded by mutex_. A connection itself is its owner's.
     std::unordered_map<std::uint64_t, Entry> entries_;
     std::uint64_t next_id_ = 1;
+    std::shared_ptr<MysqlAttempt> stop_attempt_;  // of the thread that ends statements
     bool stopping_ = false;
 };
 

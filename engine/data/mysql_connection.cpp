@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <mariadb/errmsg.h>
 #include <mariadb/mysqld_error.h>
+#include <netinet/in.h>
 #include <openssl/err.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -46,17 +47,16 @@ int wait_for_socket(my_socket descriptor, my_bool is_read, int) {
     return 0;
 }
 
-// Gets the rows of an answer that nobody wants.
-class NoRows final : public RowSink {
-    void columns(std::span<const std::string_view>) override {}
-    void begin_row() override {}
-    void null() override {}
-    void integer(std::int64_t) override {}
-    void natural(std::uint64_t) override {}
-    void real(double) override {}
-    void text(std::string_view) override {}
-    void end_row() override {}
-};
+// Of a connected socket; 0: it has none.
+std::uint16_t local_port(int descriptor) {
+    sockaddr_storage address{};
+    socklen_t size = sizeof address;
+    if (::getsockname(descriptor, reinterpret_cast<sockaddr*>(&address), &size) != 0) return 0;
+    if (address.ss_family == AF_INET6) {
+        return ntohs(reinterpret_cast<const sockaddr_in6&>(address).sin6_port);
+    }
+    return ntohs(reinterpret_cast<const sockaddr_in&>(address).sin_port);
+}
 
 // "2024-02-29 12:34:56.123", with as many digits as the column has.
 std::string_view date_text(const MYSQL_TIME& time, const MYSQL_FIELD& field, char (&text)[64]) {
@@ -211,6 +211,7 @@ SqlResult MysqlConnection::connect(const MysqlOptions& options, MysqlAttempt& at
     }
     connected_ = true;
     descriptor_ = ::mysql_get_socket(&mysql_);
+    session_ = {::mysql_thread_id(&mysql_), local_port(descriptor_)};
     // The library would speak plainly to a server that can't do TLS.
     if (tls_ != MysqlTls::off && ::mysql_get_ssl_cipher(&mysql_) == nullptr) {
         return SqlResult::failure(SqlCode::unavailable, "the server does not offer TLS");
@@ -219,6 +220,21 @@ SqlResult MysqlConnection::connect(const MysqlOptions& options, MysqlAttempt& at
     ::fcntl(descriptor_, F_SETFL, ::fcntl(descriptor_, F_GETFL) | O_NONBLOCK);
     ::fcntl(descriptor_, F_SETFD, FD_CLOEXEC);
     return {};
+}
+
+SqlResult MysqlConnection::run(std::string_view sql, RowSink& sink, MysqlAttempt& attempt) {
+    MysqlStatement statement;
+    statement.sql = sql;
+    statement.limits = {1000, 1 << 20};
+    begin(statement);
+    std::uint32_t ready = kRead | kWrite;
+    while (const std::uint32_t wanted = proceed(ready, sink)) {
+        ready = wanted;
+        if (wanted != kAgain && attempt.wait(descriptor_, (wanted & kRead) != 0) <= 0) {
+            return SqlResult::failure(SqlCode::timeout, "not done in time");
+        }
+    }
+    return result_;
 }
 
 // ---- an operation ----

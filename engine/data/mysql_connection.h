@@ -3,7 +3,8 @@
 // Purpose:   MariaDB Connector/C's non-blocking calls in the order that a statement needs them,
 // with
 //            a cache of prepared statements; rows go to a sink as they come.
-// Threads:   connect() on a thread that may block; all else on one thread at a time. What it
+// Threads:   connect() and run() on a thread that may block; all else on one thread at a time. What
+// it
 //            waits for is somebody else's to watch (data/mysql.h).
 // Ownership: owns the library's handle, its socket and its statements.
 //
@@ -49,6 +50,12 @@ class MysqlAttempt {
     bool aborted_ = false;  // guarded by mutex_
 };
 
+// What a server calls a connection, and how it can be told from one of another client.
+struct MysqlSession {
+    unsigned long id = 0;
+    std::uint16_t port = 0;  // of our end
+};
+
 class MysqlConnection {
   public:
     // What an operation waits for: bits.
@@ -65,6 +72,9 @@ class MysqlConnection {
     // Blocks, `attempt` permitting. Once, before anything else.
     SqlResult connect(const MysqlOptions& options, MysqlAttempt& attempt);
     int descriptor() const { return descriptor_; }
+    const MysqlSession& session() const { return session_; }
+    // Blocks, too: a statement of the engine's own. Where it fails, use the connection no more.
+    SqlResult run(std::string_view sql, RowSink& sink, MysqlAttempt& attempt);
 
     // Begins; go on with proceed(kAgain). Copies what it is given. Only when it isn't busy.
     void begin(const MysqlStatement& statement);
@@ -133,6 +143,7 @@ class MysqlConnection {
     const MysqlTls tls_;
     MYSQL mysql_;
     int descriptor_ = -1;
+    MysqlSession session_;
     bool connected_ = false;
     bool lost_ = false;
 

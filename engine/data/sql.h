@@ -58,6 +58,19 @@ class RowSink {
     virtual void end_row() = 0;
 };
 
+// Gets the rows of an answer that nobody wants.
+class NoRows : public RowSink {
+  public:
+    void columns(std::span<const std::string_view>) override {}
+    void begin_row() override {}
+    void null() override {}
+    void integer(std::int64_t) override {}
+    void natural(std::uint64_t) override {}
+    void real(double) override {}
+    void text(std::string_view) override {}
+    void end_row() override {}
+};
+
 // How large an answer may be: rows, and the bytes of their values (8 for a number).
 struct RowLimits {
     std::uint64_t rows = 0;

@@ -9,7 +9,8 @@
 -- Connections are made when they are needed, and again after they were lost; requests wait for that
 -- within their own limit. A statement with values is prepared, once on each connection; one without
 -- is sent as text. A statement that isn't done in time costs its connection, so that its late
--- answer reaches nobody. The connection's character set is utf8mb4.
+-- answer reaches nobody, and the server is told to end it, by KILL. The connection's character set
+-- is utf8mb4.
 --
 -- FLOAT comes as the shortest number that stands for it. BIT is a number. "0000-00-00" is what it
 -- is. Variables of a session belong to a connection, and so to nobody: set them within a

@@ -151,6 +151,80 @@ with_server("a query that takes too long costs its connection alone", function(s
   db:close()
 end)
 
+-- How many statements of that text the server works on.
+local function under_way(direct, text)
+  return direct:one("SELECT count(*) AS n FROM information_schema.processlist " ..
+    "WHERE info LIKE ? AND id <> connection_id()", text .. "%").n
+end
+
+-- The server doesn't look whether somebody waits for it.
+local ENDLESS = "SELECT benchmark(1000000000000, md5('x'))"
+
+with_server("a statement that nobody waits for any more ends on the server, with its transaction",
+  function(server)
+    local direct = mysql.connect(helper.address(server.port))
+    make_table(direct, "note", "id INTEGER PRIMARY KEY")
+    local before = counters().mysql_stopped
+    local function ends(stopped)
+      test.eventually(function() return under_way(direct, "SELECT benchmark") == 0 end, 60000)
+      test.eventually(function() return counters().mysql_stopped - before == stopped end)
+    end
+    for index, options in ipairs { { tls = "off" }, { tls = "unverified" } } do
+      local db = mysql.connect(helper.address(server.port), options)
+      db:ping()
+      fails("timeout", function() db:with { timeout_ms = 200 }:one(ENDLESS) end)
+      ends(index * 2 - 1)
+      db:ping()
+      fails("timeout", function()
+        db:with { timeout_ms = 1000 }:transaction(function(tx)
+          tx:execute "INSERT INTO note VALUES (1)"
+          tx:one(ENDLESS)
+        end)
+      end)
+      ends(index * 2)
+      -- The lock that it had is free, too.
+      direct:execute "INSERT INTO note VALUES (1)"
+      direct:execute "DELETE FROM note"
+      db:close()
+    end
+    local user = perilune.spawn("sql_user", { address = helper.address(server.port) })
+    perilune.send(user, "ask", ENDLESS)
+    test.eventually(function() return under_way(direct, "SELECT benchmark") == 1 end, 60000)
+    perilune.kill(user)
+    ends(5)
+    direct:close()
+  end)
+
+with_server("a statement of a connection that the server knows by another port is left alone",
+  function(server)
+    local direct = mysql.connect(helper.address(server.port))
+    local wire = helper.wire(server.port)
+    local db = mysql.connect(helper.address(wire.port), { connect_ms = 2000 })
+    db:ping()
+    local before = counters()
+    local looked = false
+    wire.on_client = function(data)
+      looked = looked or data:find("processlist", 1, true) ~= nil
+      return data
+    end
+    fails("timeout", function() db:with { timeout_ms = 200 }:one(ENDLESS) end)
+    test.eventually(function() return looked end)
+    -- The next one can't ask: nobody answers.
+    db:ping()
+    local find = "SELECT id FROM information_schema.processlist WHERE info = ?"
+    test.equal(#direct:rows(find, ENDLESS), 1)
+    wire.on_server = function() end
+    fails("timeout", function() db:with { timeout_ms = 200 }:one(ENDLESS) end)
+    test.eventually(function()
+      return counters().mysql_stop_failed - before.mysql_stop_failed == 1
+    end, 60000)
+    test.equal(counters().mysql_stopped, before.mysql_stopped)
+    for _, row in ipairs(direct:rows(find, ENDLESS)) do direct:execute("KILL " .. row.id) end
+    db:close()
+    wire:close()
+    direct:close()
+  end)
+
 with_server("a connection that the server closes while it is idle is not used again", function(server)
   local db = mysql.connect(helper.address(server.port), { pool = 2 })
   local other = mysql.connect(helper.address(server.port), { pool = 1 })
