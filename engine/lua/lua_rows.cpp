@@ -5,6 +5,7 @@
 
 #include "core/utf8.h"
 #include "lua/lua_core.h"
+#include "lua/vm.h"
 
 namespace perilune {
 
@@ -203,6 +204,7 @@ bool read_value(lua_State* L, int index, SqlValue& value) {
 }
 
 int check_statement(lua_State* L) {
+    (void)Vm::of(L).yieldable_task(L, "a query");  // before a connection is taken for it
     if (lua_type(L, 1) != LUA_TSTRING) {
         return misuse(L, "the SQL of a statement has to be a string, not a %s",
                       luaL_typename(L, 1));

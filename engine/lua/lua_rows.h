@@ -90,7 +90,7 @@ void push_natural(lua_State* L, std::uint64_t value);
 
 // The value at `index` as a parameter; it refers to the string there. False when it can't be one.
 bool read_value(lua_State* L, int index, SqlValue& value);
-// check(sql, ...): raises, with the line of the script, unless they can be sent.
+// check(sql, ...): raises, with the line of the script, unless they can be sent and waited for.
 int check_statement(lua_State* L);
 
 }  // namespace perilune

@@ -117,7 +117,7 @@ int time_wait(lua_State* L) {
     const std::int64_t ms = lua_isnoneornil(L, 2) ? 0 : check_ms(L, 2, 0);
     luaL_argcheck(L, token >= 0 && token < kMaxMs, 1, "a token expected");
     Vm& vm = Vm::of(L);
-    Task& task = vm.yieldable_task(L, "waiting");
+    Task& task = vm.yieldable_task(L, "this function");
     lua_settop(L, 0);
     int values = 0;
     switch (vm.wait_on(L, task, static_cast<std::uint64_t>(token), ms, &values)) {

@@ -696,6 +696,10 @@ Task& Vm::yieldable_task(lua_State* L, const char* what) {
                "%s waits, which it can't in a coroutine that the script made: use "
                "perilune.fork instead of coroutine.create",
                what);
+    } else if (lua_isyieldable(L) == 0) {
+        // Found out by lua_yield it would be too late: the task's next wait got this one's answer.
+        misuse(L, "%s waits, which it can't in a function that table.sort or string.gsub calls",
+               what);
     }
     // cppcheck-suppress nullPointerRedundantCheck
     return *current_;

@@ -228,8 +228,12 @@ end
 local Transaction = new_class "perilune.sql.Transaction"
 
 -- The end of a statement within a transaction.
-local function finish_within(tx, ms, ok, a, b, c, d, e, f, g)
+local function finish_within(tx, ms, called, ok, a, b, c, d, e, f, g)
   tx._busy = false
+  if not called then
+    tx._lost, tx._problem = true, ok
+    error(ok, 0)
+  end
   if ok == true then
     if e then return a, b, c, d end
     tx._problem = sql.error("invalid",
@@ -256,7 +260,7 @@ function Transaction:_run(shape, prepared, text, ...)
   self._busy = true
   local ms = limits.timeout_ms
   return finish_within(self, ms,
-    driver:execute(self._connection, ms, limits, shape, prepared, text, ...))
+    pcall(driver.execute, driver, self._connection, ms, limits, shape, prepared, text, ...))
 end
 
 -- A statement of the library's own. true, or false and why; then the connection may be lost.
@@ -337,7 +341,7 @@ end
 ---@class perilune.sql.Driver
 ---@field begin string the statement that begins a transaction
 ---@field begin_reading string ... that only reads
----@field check fun(text: string, ...: any) raises where a value can't be sent
+---@field check fun(text: string, ...: any) raises where a value can't be sent, or nothing can wait
 ---@field take async fun(self, deadline: number, alone: boolean?): any connection; raises an Error
 ---@field give fun(self, connection: any, alone: boolean?) it is clean
 ---@field drop fun(self, connection: any, alone: boolean?) it may be anything
@@ -370,8 +374,12 @@ function sql.new(driver, settings)
   return setmetatable({ _driver = driver, _limits = limits }, Database)
 end
 
--- The end of a statement that is alone.
-local function finish(driver, connection, ms, ok, a, b, c, d, e, f, g)
+-- The end of a statement that is alone. `called`: false where it raised, since the stack is full.
+local function finish(driver, connection, ms, called, ok, a, b, c, d, e, f, g)
+  if not called then
+    driver:drop(connection)
+    error(ok, 0)
+  end
   if ok == true then
     if e then
       driver:drop(connection)
@@ -393,7 +401,7 @@ function Database:_run(shape, prepared, text, ...)
   local connection = driver:take(deadline)
   local ms = math.max(math.ceil(deadline - now()), 1)
   return finish(driver, connection, ms,
-    driver:execute(connection, ms, limits, shape, prepared, text, ...))
+    pcall(driver.execute, driver, connection, ms, limits, shape, prepared, text, ...))
 end
 
 ---Runs `body(tx)` within a transaction, on a connection of its own, and commits it when the
@@ -411,6 +419,7 @@ end
 function Database:transaction(body, options)
   if type(body) ~= "function" then error("transaction: a function expected", 2) end
   local driver, limits = self._driver, self._limits
+  driver.check(driver.begin)
   local connection = driver:take(now() + limits.timeout_ms, true)
   local tx = setmetatable({ _driver = driver, _limits = limits, _connection = connection },
     Transaction)

@@ -11,12 +11,7 @@ local fails, make_table, with_server = helper.fails, helper.make_table, helper.w
 
 local function counters() return perilune.node().counters end
 
-local function idle_again(db)
-  test.eventually(function()
-    local stats = db:stats()
-    return stats.idle == stats.open and stats.waiting == 0
-  end)
-end
+local idle_again = helper.idle_again
 
 -- A server that dies ----------------------------------------------------------------------------
 

@@ -119,6 +119,16 @@ function helper.fails(code, body)
   return problem
 end
 
+---Waits until nobody uses a connection of the database, or waits for one.
+---@async
+---@param db perilune.sql.Database
+function helper.idle_again(db)
+  test.eventually(function()
+    local stats = db:stats()
+    return stats.idle == stats.open and stats.waiting == 0
+  end)
+end
+
 ---Runs a function in many tasks at the same time.
 ---@async
 ---@param count integer

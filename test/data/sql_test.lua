@@ -8,6 +8,8 @@ local test = require "perilune.test"
 
 local both, fails, make_table = helper.both, helper.fails, helper.make_table
 
+local idle_again = helper.idle_again
+
 local NOTES = "id INTEGER PRIMARY KEY, text VARCHAR(100), score DOUBLE"
 
 both("rows come as lists or by the names of columns", nil, function(db)
@@ -99,6 +101,57 @@ both("values that can't be are refused, and nothing is sent", nil, function(db)
   fails("invalid", function() db:execute("INSERT INTO note VALUES (1, 'a', 1)", 1) end)
   test.equal(db:one "SELECT count(*) AS n FROM note", { n = 0 })
 end)
+
+both("where nothing can wait a request says so, and costs no connection", nil,
+  function(db)
+    for _, request in ipairs {
+      function() db:one("SELECT ? AS n", 1) end,
+      function() db:query "SELECT 1" end,
+      function() db:transaction(function() end) end,
+      function() db:transaction(function(tx) tx:execute "SELECT 1" end) end,
+    } do
+      for _, from in ipairs {
+        function() table.sort({ 1, 2 }, request) end,
+        function() string.gsub("a", "a", request) end,
+        function() assert(coroutine.resume(coroutine.create(request))) end,
+      } do
+        test.raises(from, "waits, which it can't in a")
+        test.equal(db:one("SELECT ? AS n", 2), { n = 2 })
+      end
+    end
+    -- Nor can a statement of a transaction, which goes on.
+    db:transaction(function(tx)
+      test.raises(function() table.sort({ 1, 2 }, function() tx:one "SELECT 1 AS n" end) end,
+        "waits, which it can't")
+      test.equal(tx:one "SELECT 1 AS n", { n = 1 })
+    end)
+    idle_again(db)
+  end)
+
+both("thousands of values are sent, and where the stack is full no connection is lost",
+  { timeout_ms = 60000 }, function(db)
+    local values, places = {}, {}
+    for i = 1, 7000 do values[i], places[i] = i, "?" end
+    local text = "SELECT 7000 IN (" .. table.concat(places, ", ") .. ") AS n"
+    local function at_depth(depth)
+      if depth > 0 then return (at_depth(depth - 1)) end
+      return db:one(text, unpack(values)).n
+    end
+    test.equal(at_depth(0), 1)
+    local failed = 0
+    for depth = 8000, 16000, 100 do
+      local ok, result = pcall(at_depth, depth)
+      if ok then
+        test.equal(result, 1)
+      else
+        failed = failed + 1
+        test.ok(tostring(result):find "stack overflow", tostring(result))
+      end
+    end
+    test.ok(failed > 0)
+    test.equal(db:one("SELECT ? AS n", 2), { n = 2 })
+    idle_again(db)
+  end)
 
 both("JSON and values of a message travel as parameters", nil, function(db)
   make_table(db, "packed", "id INTEGER PRIMARY KEY, j TEXT, b BLOB")
