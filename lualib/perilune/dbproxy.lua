@@ -27,7 +27,6 @@ local perilune = require "perilune"
 
 -- More than dbproxy takes by itself (its option limit_ms), so that it is dbproxy that says why.
 local LIMIT_MS = 10000
-local FAILURES = { overloaded = "busy", dead = "unavailable" }
 
 ---The data that a service dbproxy keeps.
 ---@class perilune.Dbproxy
@@ -49,8 +48,8 @@ local function settle(is_write, ok, ...)
   local failure = ...
   if type(failure) ~= "table" then error(failure, 0) end -- what can't be sent
   if failure.code == "error" then error(failure.message, 0) end
-  local code = FAILURES[failure.code] or (is_write and "unknown" or "unavailable")
-  return nil, failure.message, code
+  if failure.code == "overloaded" then return nil, failure.message, "busy" end
+  return nil, failure.message, is_write and "unknown" or "unavailable"
 end
 
 local function call(self, is_write, ...)

@@ -478,6 +478,19 @@ return function(name, places)
     end
   end)
 
+  add("of a write whose dbproxy dies meanwhile nobody says that it wasn't applied", function()
+    with({}, function(restart)
+      hero(1, 0)
+      local steps, code = { { "run", "give", { uid = 1, gold = 1 } } }, nil
+      for i = 2, 50 do steps[i] = { "run", "slow" } end
+      perilune.fork(function() code = select(3, db:transact(steps)) end)
+      test.eventually(function() return stats().writes == 2 end)
+      restart(perilune.kill)
+      test.eventually(function() return code end)
+      test.equal(code, "unknown")
+    end)
+  end)
+
   add("transactions over the limit are refused as busy", function()
     with({ max_requests = 5 }, function()
       hero(1, 0)
