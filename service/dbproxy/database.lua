@@ -22,15 +22,21 @@ local new_token, wait, wake =
 
 local AT_ONCE = 256
 local TRIES_A_CONFLICT = 10
+local CONNECT_MS = 10000 -- at the start
 local MIGRATION_MS = 600000 -- of one statement that changes a table
--- What drivers say, in words of ours; anything else is "invalid".
+-- What drivers say, in words of ours.
 local CODES = {
   exists = "exists", constraint = "constraint", conflict = "conflict", overloaded = "busy",
   unavailable = "unavailable", timeout = "unavailable", denied = "unavailable",
-  closed = "unavailable",
+  closed = "unavailable", invalid = "invalid", too_large = "invalid",
 }
--- Numbers of MySQL for a server that is read only, such as one that isn't the primary by now.
-local READ_ONLY = { [1290] = true, [1836] = true }
+-- Numbers of MySQL that tell how the server is, and nothing of what was asked: no room or memory
+-- left, read only (such as one that isn't the primary by now), a broken table, a request killed.
+local SERVER_FAILS = {
+  [3] = true, [1021] = true, [1030] = true, [1036] = true, [1037] = true, [1038] = true,
+  [1041] = true, [1114] = true, [1135] = true, [1194] = true, [1195] = true, [1290] = true,
+  [1317] = true, [1836] = true,
+}
 
 ---@class dbproxy.Failure raised within a transaction, which it ends
 ---@field message string
@@ -53,32 +59,41 @@ Database.__index = Database
 
 -- ---- drivers ----
 
-local function code_of(problem)
+local function code_of(problem, dialect)
   if problem.outcome == "unknown" then return "unknown" end
-  if READ_ONLY[problem.native] then return "unavailable" end
-  return CODES[problem.code] or "invalid"
+  if dialect == "mysql" and SERVER_FAILS[problem.native] then return "unavailable" end
+  return CODES[problem.code] or dialect == "mysql" and "invalid" or "unavailable"
+end
+
+-- In the database's own words, with its number.
+local function text_of(problem)
+  if not problem.native then return problem.message end
+  return ("%s (%d)"):format(problem.message, problem.native)
 end
 
 -- What pcall gave: results, or nil, message, code. An error that isn't a database's is raised.
-local function settle(ok, result, ...)
+local function settle(self, ok, result, ...)
   if ok then return result, ... end
   if type(result) ~= "table" or not result.code then error(result, 0) end
   if result.ours then return nil, result.message, result.code end
-  return nil, result.message, code_of(result)
+  return nil, text_of(result), code_of(result, self.dialect)
 end
 
 local function connect(url, settings)
-  local path = url:match "^sqlite:(.+)$"
+  local path = type(url) == "string" and url:match "^sqlite:(.+)$"
   if path then
     local ok, db = pcall(require("perilune.sqlite").open, path,
       { timeout_ms = settings.limit_ms, sync = settings.sync })
-    if not ok then error(("%s: %s"):format(path, tostring(db)), 0) end
+    if not ok then
+      local text = tostring(db)
+      error(text:find(path, 1, true) and text or ("%s: %s"):format(path, text), 0)
+    end
     return db, "sqlite"
   end
-  if url:find "^mysql://" or url:find "^mariadb://" then
+  if type(url) == "string" and (url:find "^mysql://" or url:find "^mariadb://") then
     return require("perilune.mysql").connect(url, { timeout_ms = settings.limit_ms }), "mysql"
   end
-  error("the URL of a database begins with sqlite: or mysql://", 0)
+  error("the URL of a database is a text that begins with sqlite: or mysql://", 0)
 end
 
 local function connect_all(self, urls)
@@ -94,8 +109,8 @@ local function connect_all(self, urls)
   return list
 end
 
----The databases of these addresses. Raises where that can't be; a server is connected to when it
----is asked.
+---The databases of these addresses. Raises where that can't be, and says nothing of their
+---passwords; a server is connected to when it is asked.
 ---@async
 ---@param primaries string[] URLs: the one that is written; others that take its place
 ---@param replicas string[] URLs that are read where a caller allows it
@@ -106,6 +121,7 @@ function database.open(primaries, replicas, settings)
     _urls = primaries, _settings = settings, _primary = 1, _replica = 0, _running = 0,
     _waiting = {}, _first = 1, _last = 0, _waiters = 0,
   }, Database)
+  if not primaries[1] then error("there is no URL of a database", 0) end
   self._primaries = connect_all(self, primaries)
   self._replicas = connect_all(self, replicas)
   return self
@@ -156,7 +172,7 @@ local function in_turn(self, body)
   end
   local function done(...)
     end_turn(self)
-    return settle(...)
+    return settle(self, ...)
   end
   return done(pcall(body))
 end
@@ -235,9 +251,12 @@ function Database:alone(body)
   local one = require("perilune.mysql").connect(url, { pool = 1, timeout_ms = MIGRATION_MS })
   local function done(...)
     one:close()
-    return settle(...)
+    return settle(self, ...)
   end
-  return done(pcall(body, setmetatable({ _on = one }, Transaction)))
+  return done(pcall(function()
+    one:with({ timeout_ms = CONNECT_MS }):ping()
+    return body(setmetatable({ _on = one }, Transaction))
+  end))
 end
 
 local function read_from(self, on, sql, values)
@@ -277,6 +296,16 @@ function Database:read(sql, values, may_be_old)
   if code == "unknown" then code = "unavailable" end -- reading again does no harm
   if code == "unavailable" then fail_over(self, primary) end
   return rows, message, code
+end
+
+---Returns when what was committed survives the end of the machine, too. Of a server that is its own
+---business.
+---@async
+---@return boolean done
+function Database:make_durable()
+  if self.dialect ~= "sqlite" then return true end
+  local found = self:read("PRAGMA wal_checkpoint(PASSIVE)", { n = 0 })
+  return found ~= nil and found[1].log == found[1].checkpointed
 end
 
 return database

@@ -1,9 +1,12 @@
 -- The journal: writes that were acknowledged and aren't in the database yet, in a file of SQLite
 -- below the data folder. What comes while a commit is under way leaves together in the next one.
+-- Two who wrote one journal would take each other's numbers, so whoever opens it holds a lock until
+-- its process ends, however it does: a transaction in a file beside it that nobody commits.
 local core = require "perilune.core"
 local crypto = require "perilune.crypto"
 local database = require "dbproxy.database"
 local perilune = require "perilune"
+local sqlite = require "perilune.sqlite"
 
 local new_token, wait, wake =
   core.native "core_token", core.native "core_wait", core.native "core_wake"
@@ -14,6 +17,9 @@ local MAX_GROUP = 1000 -- records of a commit
 local MAX_ROWS = 50 -- of a statement
 local PAGE = 1000 -- records that are read at once
 local LIMIT_MS = 60000 -- of a commit, on a disk that is busy
+local REPORT_MS = 1000
+local LOCK_MS = 5000 -- for one who ends just now
+local IN_MEMORY = "sqlite::memory:"
 local NONE = { n = 0 }
 
 local MAKE_TABLES = {
@@ -29,16 +35,43 @@ local MAKE_TABLES = {
 local Journal = {}
 Journal.__index = Journal
 
+local function refuse(url, why)
+  error(("the journal %s: %s. If the file can't be mended, move it away: with it goes what isn't in"
+    .. " the database yet"):format(url, why), 0)
+end
+
+local function hold(self, path)
+  local lock = sqlite.open(path .. ".lock", { timeout_ms = LOCK_MS, busy_ms = LOCK_MS })
+  local tried = new_token()
+  perilune.fork(function()
+    local ok, problem = pcall(lock.transaction, lock, function()
+      wake(tried, true)
+      wait(self._held)
+    end)
+    lock:close()
+    if not ok then wake(tried, nil, problem) end
+  end)
+  local held, problem = wait(tried)
+  if held then return end
+  if problem.code ~= "conflict" then error("the journal's lock: " .. tostring(problem), 0) end
+  error(("the journal %s is another's, of this node or of one that has the same data folder: give"
+    .. " each a `journal` of its own, or a folder"):format(path), 0)
+end
+
 ---Opens the journal, or makes it. Raises where that can't be.
 ---@async
 ---@param url string
 ---@param sync boolean it survives the end of the machine, too
 ---@return dbproxy.Journal
 function journal.open(url, sync)
-  local self = setmetatable({
-    _db = database.open({ url }, {}, { limit_ms = LIMIT_MS, max_requests = 1000, sync = sync }),
-    _waiting = {}, _forget = 0, _forgotten = 0,
-  }, Journal)
+  if not url:find "^sqlite:" then error("the journal's URL begins with sqlite:", 0) end
+  local self = setmetatable({ _waiting = {}, _forget = 0, _forgotten = 0, _held = new_token(),
+    _failures = 0, _reported_at = -math.huge }, Journal)
+  if url ~= IN_MEMORY then hold(self, (url:gsub("^sqlite:", ""))) end
+  local ok, db = pcall(database.open, { url }, {},
+    { limit_ms = LIMIT_MS, max_requests = 1000, sync = sync })
+  if not ok then refuse(url, db) end
+  self._db = db
   local found, message = self._db:transact(function(transaction)
     for _, text in ipairs(MAKE_TABLES) do transaction:write(text, NONE) end
     local row = transaction:read("SELECT id FROM itself", NONE)[1]
@@ -49,7 +82,7 @@ function journal.open(url, sync)
     row.last = transaction:read("SELECT MAX(number) AS last FROM records", NONE)[1].last
     return row
   end)
-  if not found then error("the journal: " .. message, 0) end
+  if not found then refuse(url, message) end
   self.id, self.last = found.id, found.last or 0
   return self
 end
@@ -78,6 +111,17 @@ local function write_group(self, group, forget)
   end)
 end
 
+-- As write_group(), where what became of it is looked up if the file alone knows.
+local function write_group_surely(self, group, forget)
+  local ok, message, code = write_group(self, group, forget)
+  if code ~= "unknown" or not group[1] then return ok, message, code end
+  local found = self._db:read("SELECT 1 AS there FROM records WHERE number = ?",
+    { n = 1, group[1].number })
+  if not found then return nil, message, code end
+  if found[1] then return true end
+  return nil, message, "unavailable"
+end
+
 -- The next records that wait, at most MAX_GROUP.
 local function take_group(self)
   local waiting = self._waiting
@@ -93,19 +137,29 @@ local function take_group(self)
   return group
 end
 
+-- Logged once a second.
+local function report(self, message)
+  self._failures = self._failures + 1
+  if perilune.now() - self._reported_at < REPORT_MS then return end
+  self._reported_at = perilune.now()
+  perilune.log.error("the journal can't be written: %s (%d failures so far)", message,
+    self._failures)
+end
+
 -- The task that writes, while there is something to write.
 local function write_all(self)
   while self._waiting[1] or self._forget > self._forgotten do
     local group, forget = take_group(self), self._forget
-    local ok, message, code = write_group(self, group, forget)
+    local ok, message, code = write_group_surely(self, group, forget)
     if ok then
       self._forgotten = forget
       for _, entry in ipairs(group) do entry.on_written(entry.number) end
     else
-      perilune.log.error("the journal can't be written: %s", message)
-      if not group[1] then break end -- the next record tries again
+      report(self, message)
     end
     for _, entry in ipairs(group) do wake(entry.token, ok, message, code) end
+    -- What couldn't be forgotten goes with the next record.
+    if not ok and not self._waiting[1] then break end
   end
   self._is_writing = false
 end
@@ -123,16 +177,16 @@ end
 ---that came at the same time returns
 ---@return true? written
 ---@return string? message
----@return string? code "unavailable"
+---@return string? code "unavailable", "unknown"
 function Journal:append(record, on_written)
   self.last = self.last + 1
   local entry = { number = self.last, record = record, on_written = on_written,
     token = new_token() }
   self._waiting[#self._waiting + 1] = entry
   begin_writing(self)
-  local ok, message = wait(entry.token)
+  local ok, message, code = wait(entry.token)
   if ok then return true end
-  return nil, message, "unavailable"
+  return nil, message, code == "unknown" and code or "unavailable"
 end
 
 ---Records up to this one are in the database: they go with the next commit.
@@ -142,7 +196,7 @@ function Journal:forget(number)
   begin_writing(self)
 end
 
----Keeps a record aside that the database refuses, for somebody to look at.
+---Puts a record aside that the database refuses, for somebody to look at.
 ---@async
 ---@param number integer
 ---@param record string
@@ -155,6 +209,7 @@ function Journal:reject(number, record, message, code)
     transaction:write(
       "INSERT INTO rejected (number, record, code, message, at) VALUES (?, ?, ?, ?, ?)",
       { n = 5, number, record, code, message, math.floor(perilune.time()) })
+    transaction:write("DELETE FROM records WHERE number = ?", { n = 1, number })
     return true
   end)
 end
@@ -183,6 +238,9 @@ function Journal:count_rejected()
   return found and found[1].number or 0
 end
 
-function Journal:close() self._db:close() end
+function Journal:close()
+  self._db:close()
+  wake(self._held, true)
+end
 
 return journal

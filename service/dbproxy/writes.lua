@@ -40,6 +40,7 @@ local PASSING = { unavailable = true, busy = true, conflict = true, unknown = tr
 ---@field id string
 ---@field owner any encoded, or nil
 ---@field changes { [1]: string, [2]: any }[] encoded
+---@field is_aside boolean? the database refused it
 
 local db, declared, journal, settings, on_applied
 local records, first, last = {}, 1, 0 -- in their order, at first to last
@@ -51,6 +52,7 @@ local unapplied = {}
 local flushes = {} -- tasks that wait: { number, id, token, message, code }
 local stale = lru.new { entries = STALE_KEPT } -- id -> owner
 local timer, is_applying, is_stopping, broken
+local forgotten = 0 -- the number up to which the journal was told to forget
 local target = 0 -- apply up to this number without waiting for the timer
 
 -- ---- records ----
@@ -249,8 +251,15 @@ local function advance(entries, count, number, refused)
   on_applied(ids)
   for _, id in ipairs(ids) do uncover(id) end
   remove_first(count)
-  journal:forget(number)
   wake_flushes()
+end
+
+-- What the database has for good goes from the journal.
+local function forget_applied()
+  if not settings.journal_sync or db:make_durable() then
+    journal:forget(applied)
+    forgotten = applied
+  end
 end
 
 -- As write(), where what became of it is always known: done, or to be tried again.
@@ -263,6 +272,13 @@ local function write_surely(entries, number)
   return nil, message, "unknown"
 end
 
+-- Whether a failure is the record's, and not that of a table that isn't as it is declared: whoever
+-- changes tables may put that right.
+local function is_of_record(record, code)
+  local of = record.of
+  return code ~= "invalid" or db:read(sql.select(of, of.key), { n = 1, record.key }) ~= nil
+end
+
 -- Applies the next records, at most so many. True when that was done; else nil, message, code.
 local function apply_once(max_records)
   local entries, count = gather(max_records)
@@ -271,8 +287,12 @@ local function apply_once(max_records)
   if not refused and REFUSALS[code] then
     if count > 1 then return nil, message, "one_by_one" end
     local record = records[first]
-    local kept, why = reject(number, record.packed, record.id, message, code)
-    if not kept then return nil, why, "unavailable" end
+    if not is_of_record(record, code) then return nil, message, "unavailable" end
+    if not record.is_aside then
+      local kept, why = reject(number, record.packed, record.id, message, code)
+      if not kept then return nil, why, "unavailable" end
+      record.is_aside = true
+    end
     refused, message, code = write_surely({}, number)
   end
   if not refused then return nil, message, code end
@@ -287,13 +307,16 @@ local function stop_for_ever(message)
   flushes = {}
 end
 
+local function is_due() return first <= last and records[first].number <= target and not broken end
+
 -- Until the target is reached.
-local function apply()
+local function apply_due()
   local pause, one_by_one = FIRST_PAUSE_MS, 0
-  while first <= last and records[first].number <= target and not broken do
+  while is_due() do
     local done, message, code = apply_once(one_by_one > 0 and 1 or RECORDS_AT_ONCE)
     if done then
       pause, one_by_one = FIRST_PAUSE_MS, math.max(0, one_by_one - 1)
+      if applied - forgotten > RECORDS_AT_ONCE then forget_applied() end
     elseif code == "one_by_one" then
       one_by_one = ROWS_AT_ONCE
     elseif PASSING[code] then
@@ -305,6 +328,13 @@ local function apply()
       stop_for_ever(message)
     end
   end
+end
+
+local function apply()
+  repeat
+    apply_due()
+    forget_applied()
+  until not is_due() -- that has come meanwhile
 end
 
 local apply_later
@@ -353,7 +383,7 @@ end
 ---@param owner any encoded
 ---@return true? acknowledged
 ---@return string? message
----@return string? code "busy", "stale", "unavailable"
+---@return string? code "busy", "stale", "unavailable", "unknown"
 function writes.save(of, key, changes, owner)
   local id = rows.id(of, key)
   if broken or is_stopping then return nil, broken or "dbproxy ends", "unavailable" end
@@ -406,11 +436,16 @@ end
 
 -- ---- life ----
 
--- A record of the journal, or nil for one whose table isn't declared any more.
+-- A record of the journal. Raises for one that isn't about what is declared any more.
 local function read_record(number, packed)
   local name, key, owner, changes = codec.unpack(packed)
   local of = declared.tables[name]
-  if not of then return nil end
+  if not of then error(("there is no table %s"):format(tostring(name)), 0) end
+  for _, change in ipairs(changes) do
+    if not of.columns[change[1]] then
+      error(("table %s has no column %s"):format(name, tostring(change[1])), 0)
+    end
+  end
   return { number = number, packed = packed, of = of, key = key, id = rows.id(of, key),
     owner = owner, changes = changes }
 end
@@ -439,9 +474,9 @@ function writes.start(given)
   journal.last = math.max(journal.last, applied)
   local lost = {}
   journal:replay(applied, function(number, packed)
-    local record = read_record(number, packed)
-    if not record then
-      lost[#lost + 1] = { number, packed }
+    local ok, record = pcall(read_record, number, packed)
+    if not ok then
+      lost[#lost + 1] = { number, packed, tostring(record) }
       return
     end
     bytes = bytes + #packed
@@ -449,8 +484,8 @@ function writes.start(given)
     counters.add "replayed"
   end)
   for _, one in ipairs(lost) do
-    counters.add "rejected"
-    journal:reject(one[1], one[2], "its table isn't declared", "invalid")
+    local kept, why = reject(one[1], one[2], "record " .. one[1], one[3], "invalid")
+    if not kept then error("the journal: " .. why, 0) end
   end
   if last >= first then
     perilune.log.info("%d writes of the journal aren't in the database yet", last - first + 1)

@@ -222,6 +222,72 @@ with_own_server("replies never reach another request, whatever dies meanwhile", 
     test.equal(wrong, 0)
   end)
 
+helper.with_server("saves wait while the server fails, and are put aside where it refuses them",
+  function(server)
+    local name = new_database(server)
+    local direct = mysql.connect(helper.address(server.port, nil, name))
+    with({ database = helper.address(server.port, nil, name) }, function()
+      for uid = 1, 3 do db:insert("hero", { uid = uid, gold = 0, epoch = 0 }) end
+      local function fail_with(number)
+        direct:execute "DROP TRIGGER IF EXISTS fails"
+        if number then
+          direct:execute("CREATE TRIGGER fails BEFORE UPDATE ON hero FOR EACH ROW SIGNAL SQLSTATE"
+            .. " 'HY000' SET MYSQL_ERRNO = " .. number .. ", MESSAGE_TEXT = 'it fails'")
+        end
+      end
+      for round, number in ipairs { 1114, 1021, 1290 } do -- full, full, read only
+        fail_with(number)
+        for uid = 1, 3 do test.ok(db:save("hero", uid, { gold = round })) end
+        local _, message, code = db:run("give", { uid = 1, gold = 1 }, nil)
+        test.equal(code, "unavailable", message)
+        fail_with(nil)
+        for uid = 1, 3 do
+          test.eventually(function() return db:flush("hero", uid) end, 60000)
+          test.equal(gold(uid, { fresh = true }), round)
+        end
+      end
+      test.equal(stats().rejected, 0)
+      fail_with(1644) -- what a trigger says by itself
+      test.ok(db:save("hero", 1, { gold = 9 }))
+      test.equal({ select(2, db:flush("hero", 1)) }, { "it fails (1644)", "rejected" })
+      test.equal({ select(2, db:run("give", { uid = 1, gold = 1 })) }, { "it fails (1644)", "invalid" })
+    end)
+    direct:close()
+  end)
+
+-- ---- what can't be ----
+
+helper.with_server("a database that can't be refuses the start with its own words, and no password",
+  function(server)
+    local function refuses(options, pattern)
+      options.journal, options.tables = "sqlite::memory:", { "tables" }
+      local ok, message = pcall(perilune.spawn, "dbproxy", options, { name = "dbproxy" })
+      test.equal(ok, false)
+      message = tostring(message)
+      test.ok(message:find(pattern), message)
+      test.ok(not message:find("geheim", 1, true), message)
+    end
+    for url, pattern in pairs {
+      ["postgres://a:geheim@host/x"] = "begins with sqlite: or mysql://",
+      ["mysql://a:geheim@127.0.0.1:99999/x"] = "its host or port can't be",
+      ["mysql://a:geheim@127.0.0.1/x?pol=3"] = "there is no option pol",
+      ["mysql://a:geheim@127.0.0.1:1/x"] = "Can't connect to server on '127.0.0.1'",
+      [helper.address(server.port, "tester:geheim")] = "Access denied for user .*1045",
+      [helper.address(server.port, nil, "nowhere")] = "Unknown database 'nowhere'",
+      ["sqlite:../x.db"] = "can't be used",
+      ["sqlite:nowhere/x.db"] = "nowhere/x.db: unable to open database file",
+    } do
+      refuses({ database = url }, pattern)
+    end
+    refuses({ database = 5 }, "is a text that begins")
+    refuses({ database = {} }, "there is no URL of a database")
+    refuses({ database = "sqlite::memory:", replicas = { "mysql://a:geheim@127.0.0.1/x" } },
+      "all databases are of one kind")
+    refuses({ database = "sqlite::memory:", cache = "redis://:geheim@127.0.0.1:1" },
+      "cache: 127.0.0.1:1: Connection refused")
+    refuses({ database = "sqlite::memory:", cache = "geheim://x" }, "the URL of Redis")
+  end)
+
 -- ---- others that take its place ----
 
 helper.with_server("a replica is read where that is allowed, and the next one where it is away",
