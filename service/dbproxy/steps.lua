@@ -174,14 +174,26 @@ function COMPILERS.claim(declared, name, given_key, row)
   for column, value in pairs(row or {}) do defaults[column] = value end
   defaults[of.key], defaults[of.owner] = given_key, 1
   local names, values = insertion(of, defaults)
+  local text = sql.select(of, of.key)
+  -- First without a lock: in MySQL one on a row that isn't there holds up all who insert near it.
+  local was_taken
+  local function insert(transaction)
+    if not row then transaction:fail(("%s has no row %s"):format(of.name, key), "missing") end
+    local ok, problem = pcall(transaction.write, transaction, sql.insert(of, names), values)
+    if ok then return end
+    if was_taken or type(problem) ~= "table" or problem.code ~= "exists" then error(problem, 0) end
+    was_taken = true -- by another claim, or it is another unique value: the next try sees which
+    transaction:fail(("%s %s was made meanwhile"):format(of.name, key), "conflict")
+  end
   return {
     touched = touch(of, key),
     run = function(transaction)
-      if transaction:write(sql.claim(of), { n = 1, key }) == 0 then
-        if not row then transaction:fail(("%s has no row %s"):format(of.name, key), "missing") end
-        transaction:write(sql.insert(of, names), values)
+      if not transaction:read(text, { n = 1, key })[1] then
+        insert(transaction)
+      elseif transaction:write(sql.claim(of), { n = 1, key }) == 0 then
+        transaction:fail(("%s %s went meanwhile"):format(of.name, key), "conflict")
       end
-      return rows.decode(of, transaction:read(sql.select(of, of.key), { n = 1, key })[1])
+      return rows.decode(of, transaction:read(text, { n = 1, key })[1])
     end,
   }
 end

@@ -322,6 +322,24 @@ return function(name, places)
     end)
   end)
 
+  add("new rows are claimed at once, one by many with a number each", function()
+    with({}, function()
+      local bodies, epochs = {}, {}
+      for uid = 1, 200 do
+        bodies[uid] = function() test.equal(db:claim("hero", uid, { gold = 5 }).epoch, 1) end
+      end
+      for _, result in ipairs(perilune.wait_all(bodies)) do test.ok(result[1], result[2]) end
+      test.equal(stats().conflicts, 0)
+      for i = 1, 20 do
+        bodies[i] = function() epochs[db:claim("hero", 999, { gold = 5 }).epoch] = true end
+      end
+      for _, result in ipairs(perilune.wait_all { unpack(bodies, 1, 20) }) do
+        test.ok(result[1], result[2])
+      end
+      test.equal(#epochs, 20)
+    end)
+  end)
+
   add("a stale owner's saves are dropped, and it hears of it", function()
     with({}, function()
       db:claim("hero", 1, { gold = 5 })
