@@ -1,51 +1,61 @@
--- Promise 28: what was acknowledged survives kill -9 of the node, under 500 saves a second.
+-- Promises 28 and 33, under 500 saves a second: what was acknowledged survives kill -9 of the node, and
+-- SIGTERM ends it in order.
+local bot = require "perilune.bot"
 local perilune = require "perilune"
 local servers = require "servers"
 local test = require "perilune.test"
 
 local ROUNDS = perilune.env "PERILUNE_SOAK" and 20 or 3
+local SAVES = perilune.env "PERILUNE_SOAK" and 10000 or 1000 -- before SIGTERM
 
 local CONFIG = [[return {
   paths = { %q }, data = "data", trusted = { "kill_writer" },
   services = {
     { script = "dbproxy", options = { database = %q, tables = { "tables", "dbproxy_tables" } } },
     { script = "kill_writer", options = { show = %s } },
+    %s
   },
-  log = { level = "error" },
+  log = { level = "error", levels = { gateway = "info" } },
 }
 ]]
+local GATEWAY = [[{ script = "auth" },
+    { script = "gateway", options = { listen = { { port = 0 } }, center = "" } },]]
 
 local here = debug.getinfo(1, "S").source:match "^@(.*)/[^/]*$"
 
 -- Starts a node; its process id, and the lines that it says.
-local function start(folder, database, show)
+local function start(folder, database, show, more)
   local path = folder .. "/config.lua"
   local file = assert(io.open(path, "w"))
-  file:write(CONFIG:format(here, database, tostring(show)))
+  file:write(CONFIG:format(here, database, tostring(show), more or ""))
   file:close()
   local pipe = assert(io.popen(
     ('exec 2>&1; sh -c \'echo $$; exec "$0" "$1"\' "$(readlink /proc/$PPID/exe)" %s'):format(path)))
   return assert(tonumber(pipe:read "*l")), pipe
 end
 
--- Lets a node write for a while and kills it. What it said: the last value saved of each hero, and
--- which counts were begun and acknowledged.
-local function write_and_kill(folder, database, saves)
-  local pid, pipe = start(folder, database, false)
+-- What a node says of its writes: the last value saved of each hero, and which counts were begun and
+-- acknowledged. Calls on_saves() when there were so many, and goes on until it has ended.
+local function listen(pipe, saves, on_saves)
   local said = { saved = {}, saves = 0, begun = 0, counted = 0 }
-  local line = pipe:read "*l"
-  test.equal(line, "ready")
   for text in pipe:lines() do
     local uid, value = text:match "^saved (%d+) (%d+)$"
     if uid then
       said.saved[tonumber(uid)] = math.max(said.saved[tonumber(uid)] or 0, tonumber(value))
       said.saves = said.saves + 1
+      if said.saves == saves then on_saves() end
     end
     if text:find "^counts " then said.begun = said.begun + 1 end
     if text:find "^counted " then said.counted = said.counted + 1 end
-    -- What it still says until it is dead is acknowledged, too.
-    if said.saves == saves then os.execute("kill -9 " .. pid) end
   end
+  return said
+end
+
+local function write_and_kill(folder, database, saves)
+  local pid, pipe = start(folder, database, false)
+  test.equal(pipe:read "*l", "ready")
+  -- What it still says until it is dead is acknowledged, too.
+  local said = listen(pipe, saves, function() os.execute("kill -9 " .. pid) end)
   local _, how, status = pipe:close()
   test.equal({ how, status }, { "exit", 128 + 9 }, "the node was killed")
   return said
@@ -65,20 +75,28 @@ local function read(folder, database)
   return found
 end
 
-local function kill_often(database)
+local function new_folder()
   local folder = os.tmpname()
   os.remove(folder)
   assert(os.execute("mkdir " .. folder))
+  return folder
+end
+
+local function check_saved(said, found)
+  for uid, value in pairs(said.saved) do
+    test.ok(found[uid] and found[uid] >= value, ("hero %d: %d was acknowledged, %s is there")
+      :format(uid, value, tostring(found[uid])))
+  end
+end
+
+local function kill_often(database)
+  local folder = new_folder()
   local begun, counted, replayed = 0, 0, 0
-  for round = 1, ROUNDS do
+  for _ = 1, ROUNDS do
     local said = write_and_kill(folder, database, math.random(100, 1500))
     begun, counted = begun + said.begun, counted + said.counted
     local found = read(folder, database)
-    for uid, value in pairs(said.saved) do
-      test.ok(found[uid] and found[uid] >= value,
-        ("round %d, hero %d: %d was acknowledged, %s is there"):format(round, uid, value,
-          tostring(found[uid])))
-    end
+    check_saved(said, found)
     test.ok(found[0] >= counted and found[0] <= begun,
       ("%d counted, %d begun, %s is there"):format(counted, begun, tostring(found[0])))
     begun, counted = found[0], found[0]
@@ -88,18 +106,62 @@ local function kill_often(database)
   os.execute("rm -r " .. folder)
 end
 
+-- SIGTERM: no more players, those who are here are told, all is written, and in time.
+local function stop_in_order(database)
+  local folder = new_folder()
+  local pid, pipe = start(folder, database, false, GATEWAY)
+  test.equal(pipe:read "*l", "ready")
+  local port
+  while not port do port = pipe:read("*l"):match "tcp at 127.0.0.1:(%d+)" end
+  local players = {}
+  for i = 1, 10 do
+    players[i] = assert(bot.connect { port = tonumber(port) })
+    test.ok(players[i]:login())
+  end
+  local began
+  local said = listen(pipe, SAVES, function()
+    began = perilune.now()
+    os.execute("kill -TERM " .. pid)
+  end)
+  local _, how, status = pipe:close()
+  test.equal({ how, status }, { "exit", 0 })
+  test.ok(said.saves >= SAVES and perilune.now() - began < 30000)
+  for _, player in ipairs(players) do
+    test.eventually(function() return player.closed end)
+    test.equal(player.closing and player.closing.reason, "shutdown")
+  end
+  test.equal(bot.connect { port = tonumber(port) }, nil)
+  local found = read(folder, database)
+  check_saved(said, found)
+  test.equal(found.replayed, 0, "nothing was left in the journal")
+  test.ok(found[0] >= said.counted and found[0] <= said.begun)
+  os.execute("rm -r " .. folder)
+end
+
 test("saves that were acknowledged survive kill -9, with SQLite", function()
   kill_often "sqlite:kill.db"
 end, 60000 * ROUNDS)
 
+test("SIGTERM writes all that was saved and tells the players, with SQLite", function()
+  stop_in_order "sqlite:stop.db"
+end, 120000)
+
 local why = servers.missing "mysql"
-local add = why and function(name) test.skip(name, why) end or test.add
-add("saves that were acknowledged survive kill -9, with MariaDB", function()
-  local server = servers.start "mysql"
-  local ok, message = xpcall(kill_often, debug.traceback,
-    ("mysql://tester:p%%40ss%%3Aw%%2Frd%%23%%3F%%25@127.0.0.1:%d/test"):format(server.port))
-  server:close()
-  if not ok then error(message, 0) end
-end, 60000 * ROUNDS)
+
+local function with_server(name, body, limit_ms)
+  if why then return test.skip(name, why) end
+  test(name, function()
+    local server = servers.start "mysql"
+    local ok, message = xpcall(body, debug.traceback,
+      ("mysql://tester:p%%40ss%%3Aw%%2Frd%%23%%3F%%25@127.0.0.1:%d/test"):format(server.port))
+    server:close()
+    if not ok then error(message, 0) end
+  end, limit_ms)
+end
+
+with_server("saves that were acknowledged survive kill -9, with MariaDB", kill_often, 60000 * ROUNDS)
+
+with_server("SIGTERM writes all that was saved and tells the players, with MariaDB", stop_in_order,
+  120000)
 
 return test
