@@ -72,7 +72,7 @@ class Mysql {
     // one may take.
     static constexpr std::size_t kMaxStops = 256;
     static constexpr std::int64_t kStopWaitNs = 10 * kNsPerSecond;
-    static constexpr int kStopMs = 2000;
+    static constexpr int kStopMs = 5000;
 
     explicit Mysql(Kernel& kernel);
     ~Mysql();

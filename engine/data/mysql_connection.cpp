@@ -81,6 +81,23 @@ std::string_view date_text(const MYSQL_TIME& time, const MYSQL_FIELD& field, cha
     return {text, static_cast<std::size_t>(size)};
 }
 
+// The single number of an answer.
+class OneNumber final : public NoRows {
+  public:
+    void integer(std::int64_t number) override { natural(static_cast<std::uint64_t>(number)); }
+    void natural(std::uint64_t number) override { value = number; }
+    std::uint64_t value = 0;
+};
+
+// What a statement takes on its way, a little more than less.
+std::size_t size_of(const MysqlStatement& statement) {
+    constexpr std::size_t kHead = 64;
+    constexpr std::size_t kOfValue = 20;  // its type, its length or the number itself
+    std::size_t values = 0;
+    for (const SqlValue& value : statement.values) values += kOfValue + value.bytes.size();
+    return kHead + std::max(statement.sql.size(), values);  // one is sent after the other
+}
+
 // The number that people mean who write 0.1 into a FLOAT.
 double shortest(float value) {
     char text[32];
@@ -144,7 +161,7 @@ int MysqlAttempt::wait(int descriptor, bool is_read) {
 // ---- connecting ----
 
 MysqlConnection::MysqlConnection(const MysqlOptions& options)
-    : max_statements_(options.statements), tls_(options.tls) {
+    : max_statements_(options.statements), tls_(options.tls), max_packet_(kMaxPacket) {
     ::mysql_init(&mysql_);
 }
 
@@ -204,8 +221,8 @@ SqlResult MysqlConnection::connect(const MysqlOptions& options, MysqlAttempt& at
         ::mysql_real_connect(&mysql_, options.host.c_str(), options.user.c_str(),
                              options.password.c_str(), database, options.port, nullptr, flags);
     current_attempt = nullptr;
-    attempt.finish();
     if (made == nullptr) {
+        attempt.finish();
         fail_handle(false);
         return result_;
     }
@@ -219,6 +236,17 @@ SqlResult MysqlConnection::connect(const MysqlOptions& options, MysqlAttempt& at
     // The library reads TLS by read(), and takes the socket for a blocking one now.
     ::fcntl(descriptor_, F_SETFL, ::fcntl(descriptor_, F_GETFL) | O_NONBLOCK);
     ::fcntl(descriptor_, F_SETFD, FD_CLOEXEC);
+    const SqlResult asked = ask_packet_limit(attempt);
+    attempt.finish();
+    return asked;
+}
+
+// What is larger a server answers by an error, and closes the connection before that is read.
+SqlResult MysqlConnection::ask_packet_limit(MysqlAttempt& attempt) {
+    OneNumber answer;
+    const SqlResult asked = run("SELECT @@max_allowed_packet", answer, attempt);
+    if (busy() || lost_) return asked;
+    if (answer.value > 0) max_packet_ = std::min<std::uint64_t>(kMaxPacket, answer.value);
     return {};
 }
 
@@ -246,6 +274,13 @@ void MysqlConnection::begin(const MysqlStatement& statement) {
     values_ = SqlValues(statement.values);
     drop_rows_ = false;
     prepared_again_ = false;
+    if (const std::size_t size = size_of(statement); size > max_packet_) {
+        fail(SqlResult::failure(SqlCode::too_large, "the statement has " + std::to_string(size) +
+                                                        " bytes, and the server takes " +
+                                                        std::to_string(max_packet_) +
+                                                        " (max_allowed_packet)"));
+        return;
+    }
     if (statement.prepared || values_.size() > 0) {
         take_prepared();
     } else {

@@ -109,6 +109,7 @@ class MysqlConnection {
     bool call(Start start, Continue go_on);
 
     SqlResult set_options(const MysqlOptions& options);
+    SqlResult ask_packet_limit(MysqlAttempt& attempt);
     bool run_query();
     bool run_text_rows(RowSink& sink);
     bool run_next_text();
@@ -144,6 +145,7 @@ class MysqlConnection {
     MYSQL mysql_;
     int descriptor_ = -1;
     MysqlSession session_;
+    std::uint64_t max_packet_;  // what the server takes
     bool connected_ = false;
     bool lost_ = false;
 

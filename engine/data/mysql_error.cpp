@@ -67,7 +67,8 @@ SqlCode mysql_code(unsigned native, const char* state) {
     if (kind == "40") return SqlCode::conflict;
     if (kind == "23") return SqlCode::constraint;
     if (kind == "28") return SqlCode::denied;
-    if (kind == "21" || kind == "22" || kind == "42") return SqlCode::invalid;
+    // "01" is a warning that a strict server makes an error.
+    if (kind == "01" || kind == "21" || kind == "22" || kind == "42") return SqlCode::invalid;
     return SqlCode::error;
 }
 

@@ -46,7 +46,7 @@ local NONE, ARRAYS, MAPS = 0, 1, 2
 ---| "conflict" others hold the rows: the whole transaction may be tried again
 ---| "denied" a wrong password, or no privilege
 ---| "invalid" the statement or a value can't be
----| "too_large" the answer has more rows or bytes than it may
+---| "too_large" the answer has more rows or bytes than it may, or the statement has
 ---| "closed" the database was closed, or the transaction is over
 ---| "error" something else that the database says
 

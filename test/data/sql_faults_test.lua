@@ -194,7 +194,7 @@ with_server("a statement of a connection that the server knows by another port i
   function(server)
     local direct = mysql.connect(helper.address(server.port))
     local wire = helper.wire(server.port)
-    local db = mysql.connect(helper.address(wire.port), { connect_ms = 2000 })
+    local db = mysql.connect(helper.address(wire.port))
     db:ping()
     local before = counters()
     local looked = false
@@ -203,18 +203,20 @@ with_server("a statement of a connection that the server knows by another port i
       return data
     end
     fails("timeout", function() db:with { timeout_ms = 200 }:one(ENDLESS) end)
-    test.eventually(function() return looked end)
+    test.eventually(function() return looked end, 60000)
     -- The next one can't ask: nobody answers.
-    db:ping()
+    local hasty = mysql.connect(helper.address(wire.port), { connect_ms = 500, timeout_ms = 60000 })
+    hasty:ping()
     local find = "SELECT id FROM information_schema.processlist WHERE info = ?"
     test.equal(#direct:rows(find, ENDLESS), 1)
     wire.on_server = function() end
-    fails("timeout", function() db:with { timeout_ms = 200 }:one(ENDLESS) end)
+    fails("timeout", function() hasty:with { timeout_ms = 200 }:one(ENDLESS) end)
     test.eventually(function()
       return counters().mysql_stop_failed - before.mysql_stop_failed == 1
     end, 60000)
     test.equal(counters().mysql_stopped, before.mysql_stopped)
     for _, row in ipairs(direct:rows(find, ENDLESS)) do direct:execute("KILL " .. row.id) end
+    hasty:close()
     db:close()
     wire:close()
     direct:close()
