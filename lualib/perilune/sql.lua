@@ -347,7 +347,7 @@ end
 ---@field drop fun(self, connection: any, alone: boolean?) it may be anything
 ---@field execute async fun(self, connection: any, ms: number, limits: perilune.sql.Limits, ...)
 ---@field close fun(self)
----@field stats fun(self): table<string, integer>
+---@field stats fun(self): perilune.sql.Stats
 
 ---@class perilune.sql.Database: perilune.sql.Requests
 ---@field private _driver perilune.sql.Driver
@@ -455,8 +455,15 @@ end
 ---Closes the connections, those in use when they are done. What waits for one fails as "closed".
 function Database:close() self._driver:close() end
 
+---@class perilune.sql.Stats
+---@field open integer connections, those that are being made among them
+---@field idle integer of these, unused
+---@field waiting integer requests that wait for one; 1,024 at most
+---@field refused integer requests, since the start, that were more than may wait ("overloaded")
+---@field late integer requests, since the start, that got none in their time
+
 ---How many connections there are, and who waits.
----@return {open: integer, idle: integer, waiting: integer} stats
+---@return perilune.sql.Stats stats
 function Database:stats() return self._driver:stats() end
 
 return sql

@@ -84,6 +84,7 @@ function Driver:take(deadline, alone)
     return self._id
   end
   if self._waiters >= MAX_WAITING then
+    self._refused = self._refused + 1
     error(sql.error("overloaded", MAX_WAITING .. " requests wait for the database"), 0)
   end
   local ms = math.max(math.ceil(deadline - now()), 1)
@@ -97,6 +98,7 @@ function Driver:take(deadline, alone)
   if problem ~= "timeout" then error(problem, 0) end
   self._waiting[place] = nil
   self._waiters = self._waiters - 1
+  self._late = self._late + 1
   let_in(self) -- who waited behind it
   error(sql.error("timeout", ("a transaction kept the database for %d ms"):format(ms)), 0)
 end
@@ -134,7 +136,10 @@ function Driver:close()
 end
 
 function Driver:stats()
-  return { open = self._id and 1 or 0, idle = self._used == 0 and 1 or 0, waiting = self._waiters }
+  return {
+    open = self._id and 1 or 0, idle = self._used == 0 and 1 or 0, waiting = self._waiters,
+    refused = self._refused, late = self._late,
+  }
 end
 
 ---@class perilune.sqlite.Options: perilune.sql.Limits
@@ -158,6 +163,7 @@ function sqlite.open(path, given)
   local id = opened(native.open(path, settings.busy_ms, settings.sync, settings.statements))
   local driver = setmetatable({
     _id = id, _used = 0, _alone = false, _waiting = {}, _first = 1, _last = 0, _waiters = 0,
+    _refused = 0, _late = 0,
   }, Driver)
   return sql.new(driver, settings)
 end

@@ -9,6 +9,7 @@ local socket = require "perilune.socket"
 local test = require "perilune.test"
 
 local fails, make_table, with_server = helper.fails, helper.make_table, helper.with_server
+local idle_again = helper.idle_again
 
 local TLS = "test/lua/tls/"
 
@@ -43,7 +44,7 @@ with_server("options come from the address, and those given besides come first",
   test.equal(#db:query "SELECT seq FROM seq_1_to_3", 3)
   local results = helper.at_once(4, function() return db:one "SELECT connection_id() AS id".id end)
   for _, result in ipairs(results) do test.equal(result, results[1]) end
-  test.equal(db:stats(), { open = 1, idle = 1, waiting = 0 })
+  test.equal(db:stats(), { open = 1, idle = 1, waiting = 0, refused = 0, late = 0 })
   db:close()
 end)
 
@@ -167,7 +168,7 @@ helper.mysql("procedures return their first rows, and the connection goes on wor
         { 1644, "45000", "no gold" })
     end
     test.equal(db:prepare "CALL several(1)":one(), { first = 1 })
-    test.equal(db:stats(), { open = 1, idle = 1, waiting = 0 })
+    idle_again(db)
   end)
 
 helper.mysql("rows of an INSERT come back, and a statement that can't be prepared goes as text",

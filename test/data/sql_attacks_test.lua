@@ -109,7 +109,7 @@ with_server("a statement that is larger than the server takes is too large, and 
       tx:execute(insert, 4, "small")
     end)
     test.equal(db:query "SELECT id FROM large", { { 1 }, { 4 } })
-    test.equal(db:stats(), { open = 1, idle = 1, waiting = 0 })
+    test.equal(db:stats(), { open = 1, idle = 1, waiting = 0, refused = 0, late = 0 })
     db:close()
     server:close()
   end)
@@ -129,6 +129,7 @@ both("ten thousand requests at once are each answered, done or refused", { timeo
     end)
     test.equal({ wrong, done + refused }, { 0, 10000 })
     test.ok(done >= 1024 and refused > 0, done)
+    test.equal(db:stats().refused, refused)
     idle_again(db)
   end)
 

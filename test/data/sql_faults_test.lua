@@ -66,6 +66,7 @@ with_server("requests of a server that is away fail in their time, and attempts 
       took, delay, most = took - delay, math.min(delay * 2, 5000), most + 1
     end
     local attempts = counters().mysql_connect_failed - before
+    test.equal({ db:stats().late, db:stats().refused }, { 200, 0 })
     test.ok(attempts >= 2 and attempts <= most, ("%d attempts, at most %d"):format(attempts, most))
     server:tell "start"
     test.eventually(function() return (pcall(db.ping, db)) end, 30000)

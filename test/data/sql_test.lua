@@ -370,6 +370,7 @@ both("more requests than may wait are refused at once", { timeout_ms = 60000 }, 
   leave = true
   test.eventually(function() return all end, 60000)
   test.equal({ done, refused }, { room, 100 })
+  test.equal(db:stats().refused, 100)
 end)
 
 both("a closed database refuses all, and what is under way ends first", nil, function(db)

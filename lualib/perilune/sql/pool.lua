@@ -36,6 +36,7 @@ function pool.new(connector, size)
   return setmetatable({
     _connector = connector, _size = size, _idle = {}, _open = 0, _connecting = 0,
     _waiting = {}, _first = 1, _last = 0, _waiters = 0, _delay = 0, _failures = 0,
+    _refused = 0, _late = 0,
   }, Pool)
 end
 
@@ -147,6 +148,7 @@ function Pool:take(deadline)
   local connection = take_idle(self)
   if connection then return connection end
   if self._waiters >= MAX_WAITING then
+    self._refused = self._refused + 1
     error(sql.error("overloaded", MAX_WAITING .. " requests wait for a connection"), 0)
   end
   local ms = math.max(math.ceil(deadline - now()), 1)
@@ -162,6 +164,7 @@ function Pool:take(deadline)
   if problem ~= "timeout" then error(problem, 0) end
   self._waiting[place] = nil
   self._waiters = self._waiters - 1
+  self._late = self._late + 1
   error(late(self, ms), 0)
 end
 
@@ -206,10 +209,13 @@ function Pool:close()
   for _, connection in ipairs(idle) do self:drop(connection) end
 end
 
----How many connections there are, and who waits for one.
----@return {open: integer, idle: integer, waiting: integer} stats
+---See perilune.sql.Database:stats.
+---@return perilune.sql.Stats
 function Pool:stats()
-  return { open = self._open, idle = #self._idle, waiting = self._waiters }
+  return {
+    open = self._open, idle = #self._idle, waiting = self._waiters, refused = self._refused,
+    late = self._late,
+  }
 end
 
 return pool
