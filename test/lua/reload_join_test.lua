@@ -209,6 +209,10 @@ swap("a constant that gets a setter begins with its new value",
   looped("local rate = 1", "rate"),
   looped("local rate = 3\nfunction c.set(v) rate = v end", "rate"), 100, 300)
 
+swap("a local function that calls itself is new",
+  looped("local function down(n) return n == 0 and 1 or down(n - 1) end", "down(3)"),
+  looped("local function down(n) return n == 0 and 2 or down(n - 1) end", "down(3)"), 100, 200)
+
 case("a setter that is new takes effect in compiled code", function()
   local service = start(looped("local rate = 1", "rate"))
   service:heat "get"

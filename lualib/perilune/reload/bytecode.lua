@@ -262,10 +262,12 @@ local function capture(node, declared)
   return declared.variable
 end
 
--- The variable that is in a register when instruction `at` runs.
-local function variable_in(node, register, at)
+-- The variable that is in a register when instruction `at` runs, which makes a function in `own`. A
+-- `local function` captures itself, but is declared behind that instruction.
+local function variable_in(node, register, at, own)
+  local declared_until = register == own and at + 1 or at
   for _, declared in ipairs(node.locals) do
-    if declared.first > at then break end
+    if declared.first > declared_until then break end
     if at < declared.last then
       if register == 0 then return capture(node, declared) end
       register = register - 1
@@ -289,11 +291,11 @@ local effects = {
     if d < 256 then return end -- else a key may be too far for TSETS
     note_key(unit, node, util.funck(node.prototype, -d - 1))
   end,
-  [opcode.FNEW] = function(unit, node, at, _, d)
+  [opcode.FNEW] = function(unit, node, at, own, d)
     local child = node.children[d + 1]
     for i, reference in ipairs(child.record.upvalues) do
       local is_local = reference >= 0x8000
-      local variable = is_local and variable_in(node, reference % 256, at)
+      local variable = is_local and variable_in(node, reference % 256, at, own)
         or node.upvalues[reference + 1]
       if is_local and reference % 0x8000 < 0x4000 then variable.constant = false end
       child.upvalues[i] = variable
