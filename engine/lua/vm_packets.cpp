@@ -282,9 +282,9 @@ void Vm::finish_packet(Task* task) {
     lua_State* co = task->thread;
     MessagePtr message = std::move(task->packet);
     const PacketHeader header = *read_header(message->payload());
-    // After a reload it may be another one, or none.
-    const ServicePackets::Command* command =
-        service.packets == nullptr ? nullptr : service.packets->find(header);
+    // Since a reload nobody may have asked yet what is declared, which may be another, or nothing.
+    if (service.packets == nullptr) open_packets(service);
+    const ServicePackets::Command* command = service.packets->find(header);
     const bool has_reply = command != nullptr && command->reply.codec != nullptr &&
                            lua_gettop(co) != 0 && !lua_isnil(co, 1);
     std::string fault;
@@ -316,7 +316,8 @@ void Vm::fail_packet(Service& service, const Message& message, const PacketHeade
                      std::string_view text) {
     ++service.errors;
     host_.counters().lua_errors.fetch_add(1, std::memory_order_relaxed);
-    if (service.state == Service::State::dead || service.packets == nullptr) return;
+    if (service.state == Service::State::dead) return;
+    if (service.packets == nullptr) open_packets(service);
     Task* task = take_packet_task(service, ServicePackets::kFailed, "a packet", message.from);
     if (task == nullptr) return;
     lua_State* co = task->thread;

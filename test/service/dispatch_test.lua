@@ -1,4 +1,5 @@
 -- What becomes of a packet in the service that serves it: perilune.client and perilune.gateway.
+local file = require "perilune.file"
 local perilune = require "perilune"
 local protocol = require "perilune.protocol"
 local test = require "perilune.test"
@@ -49,6 +50,44 @@ for form, name in pairs { [JSON] = "JSON", [BUF] = "BUF" } do
     end)
   end)
 end
+
+local WAITING = [[
+local perilune = require "perilune"
+local waiting, client = {}, {}
+local requests, goes_on = 0, false
+function client.enter(_, body)
+  requests = requests + 1
+  while not goes_on do perilune.sleep(5) end
+  if body.uname == "raise" then error("on purpose") end
+  return { status = 2 }
+end
+function waiting.requests() return requests end
+function waiting.go_on() goes_on = true end
+return waiting, client
+]]
+
+test("replies of commands that wait come, too, when the service is reloaded meanwhile", function()
+  test.ok(file.write("waiting.lua", WAITING))
+  local handle = perilune.spawn("waiting", nil, { name = "waiting" })
+  world.with({ gateway = { routes = { talkroom = "waiting" } } }, function(port)
+    local players, statuses, bodies = {}, {}, {}
+    for i, uname in ipairs { "fine", "raise" } do
+      players[i] = world.player(port)
+      bodies[i] = function() statuses[i] = enter(players[i], uname, 20000).status end
+    end
+    bodies[3] = function()
+      test.eventually(function() return perilune.call("waiting", "requests") == 2 end)
+      test.ok(file.write("waiting.lua", WAITING .. "-- changed"))
+      test.equal(perilune.reload "waiting", 1)
+      perilune.call("waiting", "go_on")
+    end
+    for _, result in ipairs(perilune.wait_all(bodies)) do test.ok(result[1], result[2]) end
+    test.equal(statuses, { 2, STATUS.system_error })
+    for _, player in ipairs(players) do player:close() end
+  end)
+  perilune.stop(handle)
+  file.remove "waiting.lua"
+end)
 
 test("request_id tells replies apart that come out of order", function()
   with_broken(function(port)
