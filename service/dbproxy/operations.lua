@@ -72,21 +72,24 @@ local function run_once(transaction, compiled, id, progress)
   return results
 end
 
-local function may_retry(code, progress)
+local function may_retry(code, progress, may_be_done)
   -- The same id is being written by another connection: its results are there the next time.
   if code == "exists" then return progress.is_claiming end
   return code == "unknown" or code == "unavailable" or code == "conflict"
+    or code == "busy" and may_be_done
 end
 
 local function transact_once(compiled, id, deadline)
+  local may_be_done = false -- by a try whose outcome is unknown
   while true do
     local progress = {}
     local results, message, code = db:transact(function(transaction)
       return run_once(transaction, compiled, id, progress)
     end)
-    if results or not may_retry(code, progress) then return results, message, code end
+    if results or not may_retry(code, progress, may_be_done) then return results, message, code end
+    may_be_done = may_be_done or code == "unknown"
     if perilune.now() + RETRY_MS > deadline then
-      return nil, message, code == "unknown" and code or "unavailable"
+      return nil, message, may_be_done and "unknown" or "unavailable"
     end
     perilune.sleep(RETRY_MS)
   end

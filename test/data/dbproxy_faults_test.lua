@@ -103,6 +103,26 @@ with_wire("an operation whose answer is lost is done once, and its result is tol
     test.ok(stats().repeated >= rounds, "found to be done")
   end)
 
+with_wire("of an operation that may have been done nobody says that it wasn't", { limit_ms = 1000 },
+  function(wire)
+    db:insert("hero", { uid = 1, gold = 0, epoch = 0 })
+    local function pass(data) return data end
+    wire.on_client = function(data)
+      if not data:find(COMMIT, 1, true) then return data end
+      wire.on_server = function(_, cut)
+        wire.on_server = pass
+        wire.on_client = function(_, cut_too) cut_too() end -- and from now on there is no server
+        cut()
+      end
+      return data
+    end
+    local id = dbproxy.operation()
+    test.equal(select(3, db:run("give", { uid = 1, gold = 1 }, id)), "unknown")
+    wire.on_client = pass
+    test.eventually(function() return db:run("give", { uid = 1, gold = 1 }, id) end, 60000)
+    test.equal(gold(1, { fresh = true }), 1)
+  end)
+
 with_wire("without an id the outcome is unknown, and it isn't tried again", {}, function(wire)
   db:insert("hero", { uid = 1, gold = 0, epoch = 0 })
   local rounds = scale(10, 100)
@@ -138,7 +158,8 @@ with_wire("saves come to the database once and in order, whatever is cut", {}, f
     if value % 3 == 0 then
       test.eventually(function() return db:flush("hero", 1) end, 60000)
       -- Written by somebody else, which a write that came twice would undo.
-      test.ok(db:update("hero", 2, { gold = -value }, { operation = dbproxy.operation() }))
+      local update = { operation = dbproxy.operation() }
+      test.eventually(function() return db:update("hero", 2, { gold = -value }, update) end, 60000)
     end
   end
   test.ok(cuts() >= rounds, cuts())
