@@ -31,6 +31,15 @@ function loads.forget(ids)
   for _, id in ipairs(ids) do cache:remove(id) end
 end
 
+-- What the cache has. Others may have written there, and tables change while a cache goes on: a row
+-- comes with the shape of its table.
+local function read_cache(of, id)
+  local packed = cache:get(id)
+  if not packed then return nil end
+  local ok, shape, row = pcall(codec.unpack, packed)
+  return ok and shape == of.shape and row or nil
+end
+
 -- What the database has: an encoded row, or nil.
 local function read(of, key, id)
   for try = 1, MAX_READS do
@@ -39,7 +48,7 @@ local function read(of, key, id)
     local found, message, code = db:read(sql.select(of, of.key), { n = 1, key })
     if not found then return nil, message, code end
     if not flight.is_old or try == MAX_READS then
-      if found[1] and not flight.is_old then cache:set(id, codec.pack(found[1])) end
+      if found[1] and not flight.is_old then cache:set(id, codec.pack(of.shape, found[1])) end
       return found[1]
     end
   end
@@ -86,10 +95,10 @@ function loads.by_key(of, key, options)
     if not found then return nil, message, code end
     return decode(of, id, found[1])
   end
-  local packed = not options.fresh and cache:get(id)
-  if packed then
+  local cached = not options.fresh and read_cache(of, id)
+  if cached then
     counters.add "cache_hits"
-    return decode(of, id, codec.unpack(packed))
+    return decode(of, id, cached)
   end
   counters.add "cache_misses"
   local row, message, code

@@ -30,6 +30,7 @@
 -- `parameters`; `touches`, the tables whose rows it writes, each with the parameter that is the
 -- key; `rows`, the table whose columns it reads.
 local codec = require "perilune.codec"
+local crypto = require "perilune.crypto"
 local json = require "cjson"
 local packet = require "perilune.packet"
 
@@ -56,6 +57,7 @@ local MAX_NAME_BYTES = 64
 ---@field updated string?
 ---@field columns table<string, dbproxy.Column>
 ---@field order string[] their names
+---@field shape string differs where columns do
 
 ---@class dbproxy.Statement
 ---@field name string
@@ -286,7 +288,7 @@ local function compile_table(name, declared)
   return {
     name = name, key = declared.key, assigned = declared.assigned, unique = unique,
     owner = declared.owner, created = declared.created, updated = declared.updated,
-    columns = columns, order = order,
+    columns = columns, order = order, shape = crypto.sha256(declared.columns),
   }
 end
 

@@ -1,9 +1,11 @@
 -- dbproxy when what is behind it breaks: connections that are cut at the worst moment, servers that
 -- die, stop and come back.
+local codec = require "perilune.codec"
 local dbproxy = require "perilune.dbproxy"
 local helper = require "sql_helper"
 local mysql = require "perilune.mysql"
 local perilune = require "perilune"
+local redis = require "perilune.redis"
 local servers = require "servers"
 local test = require "perilune.test"
 
@@ -360,16 +362,16 @@ end)
 local why = servers.missing "redis"
 local add = why and function(name) test.skip(name, why) end or test.add
 add("a cache that dies costs time and nothing else", function()
-  local redis = servers.start "redis"
+  local server = servers.start "redis"
   local options = {
-    database = "sqlite::memory:", cache = ("redis://127.0.0.1:%d"):format(redis.port),
+    database = "sqlite::memory:", cache = ("redis://127.0.0.1:%d"):format(server.port),
     cache_limit_ms = 200, cache_ttl_ms = 1000,
   }
   with(options, function()
     db:insert("hero", { uid = 1, gold = 0, epoch = 0 })
     for round = 1, 3 do
       for _, command in ipairs { "kill", "start", "pause", "continue" } do
-        redis:tell(command)
+        server:tell(command)
         for _ = 1, 3 do
           test.ok(db:run("give", { uid = 1, gold = 1 }))
           local found = db:query("rich", { gold = 0 })[1].gold
@@ -389,8 +391,26 @@ add("a cache that dies costs time and nothing else", function()
       return stats().cache_hits > before
     end, 30000)
   end)
-  redis:close()
+  server:close()
 end, 180000)
+
+add("what is in the cache from another version, or from others, is read anew", function()
+  local server = servers.start "redis"
+  local url = ("redis://127.0.0.1:%d"):format(server.port)
+  with({ database = "sqlite::memory:", cache = url, cache_limit_ms = 5000 }, function()
+    db:insert("hero", { uid = 1, gold = 7, epoch = 0 })
+    local direct = assert(redis.connect(url))
+    for _, text in ipairs { codec.pack("another shape", { uid = 1, gold = 99 }), "\255garbage", "" } do
+      assert(direct:set("perilune:row:hero:1", text))
+      test.equal(gold(1), 7)
+      local hits = stats().cache_hits
+      test.equal(gold(1), 7)
+      test.equal(stats().cache_hits, hits + 1, "and is written anew")
+    end
+    direct:close()
+  end)
+  server:close()
+end, 60000)
 
 test("the server that the tests share is closed", function()
   if not servers.missing "mysql" then helper.server():close() end
