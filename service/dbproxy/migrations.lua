@@ -22,46 +22,68 @@ local MAKE_TABLE = [[CREATE TABLE IF NOT EXISTS migrations (
   number INTEGER NOT NULL PRIMARY KEY, name VARCHAR(200) NOT NULL, digest VARCHAR(64) NOT NULL,
   done INTEGER NOT NULL)]]
 
+-- Where a quoted string ends that begins at `at`.
+local function skip_string(text, at, quote, dialect)
+  local last = at
+  while true do
+    last = text:find(quote, last + 1, true)
+    if not last then return #text + 1 end
+    local is_escaped = dialect == "mysql" and quote ~= "`"
+      and #text:sub(at, last - 1):match "\\*$" % 2 == 1
+    if not is_escaped then return last + 1 end
+  end
+end
+
 -- Where the text goes on behind what stands at `at`: a quoted string, a comment, or plain text.
-local function skip(text, at)
+local function skip(text, at, dialect)
   local quote = text:match("^[\"'`]", at)
-  if quote then return (text:find(quote, at + 1, true) or #text) + 1 end
-  if text:find("^%-%-", at) then return (text:find("\n", at, true) or #text) + 1, true end
+  if quote then return skip_string(text, at, quote, dialect) end
+  if text:find("^%-%-", at) or dialect == "mysql" and text:find("^#", at) then
+    return (text:find("\n", at, true) or #text) + 1, true
+  end
   if text:find("^/%*", at) then
     local _, last = text:find("*/", at + 2, true)
     return (last or #text) + 1, true
   end
-  return (text:find("[\"'`;/%-]", at + 1) or #text + 1)
+  return (text:find("[\"'`;/#%-]", at + 1) or #text + 1)
+end
+
+-- Whether a ; belongs to a statement: in one that is CREATE ... BEGIN ... END.
+local function goes_on(statement)
+  local upper = statement:upper()
+  return upper:find "^%s*CREATE%f[%W].*%f[%w]BEGIN%f[%W]" and not upper:find "%f[%w]END%s*$"
 end
 
 ---The statements of a file: they end with ; and comments are left out.
 ---@param text string
+---@param dialect "sqlite"|"mysql"
 ---@return string[] statements
-function migrations.split(text)
+function migrations.split(text, dialect)
   local statements, parts, at = {}, {}, 1
+  local function finish()
+    local statement = table.concat(parts)
+    if statement:find "%S" then statements[#statements + 1] = statement:match "^%s*(.-)%s*$" end
+    parts = {}
+  end
   while at <= #text do
     if text:sub(at, at) == ";" then
-      statements[#statements + 1] = table.concat(parts)
-      parts, at = {}, at + 1
+      if goes_on(table.concat(parts)) then parts[#parts + 1] = ";" else finish() end
+      at = at + 1
     else
-      local next_at, is_comment = skip(text, at)
+      local next_at, is_comment = skip(text, at, dialect)
       parts[#parts + 1] = is_comment and " " or text:sub(at, next_at - 1)
       at = next_at
     end
   end
-  statements[#statements + 1] = table.concat(parts)
-  local found = {}
-  for _, statement in ipairs(statements) do
-    if statement:find "%S" then found[#found + 1] = statement:match "^%s*(.-)%s*$" end
-  end
-  return found
+  finish()
+  return statements
 end
 
 -- The files of a dialect, in their order.
 local function read_files(dialect)
   local listed, files, by_number = texts("migrations." .. dialect, ".sql"), {}, {}
   for i = 1, #listed, 2 do
-    local name, text = listed[i], listed[i + 1]
+    local name, text = listed[i], listed[i + 1]:gsub("\r\n", "\n") -- as some editors have it
     local number = tonumber(name:match "^(%d%d%d%d)_[%w_]+%.sql$")
     if not number then
       error(("migration %s: it is called 0001_name.sql"):format(name), 0)
@@ -108,11 +130,13 @@ local function check_lock(connection)
   end
 end
 
-local function apply(transaction, file)
+local function apply(transaction, file, dialect)
   perilune.log.info("migration %s", file.name)
   transaction:write("INSERT INTO migrations (number, name, digest, done) VALUES (?, ?, ?, 0)",
     { n = 3, file.number, file.name, file.digest })
-  for _, statement in ipairs(migrations.split(file.text)) do transaction:write(statement, NONE) end
+  for _, statement in ipairs(migrations.split(file.text, dialect)) do
+    transaction:write(statement, NONE)
+  end
   transaction:write("UPDATE migrations SET done = 1 WHERE number = ?", { n = 1, file.number })
 end
 
@@ -121,7 +145,7 @@ local function apply_new(transaction, files, dialect)
   local new = find_new(transaction, files)
   for _, file in ipairs(new) do
     if dialect == "mysql" then check_lock(transaction) end
-    apply(transaction, file)
+    apply(transaction, file, dialect)
   end
   return #new
 end

@@ -91,6 +91,27 @@ both("each file is applied once, in the order of the numbers", function(database
   test.equal(numbers, { 2001, 2002, 2003 })
 end)
 
+both("what stands in strings, comments and triggers ends no statement", function(database, query, kind)
+  local text = MAKE .. [[
+    /* one; two ' */ INSERT INTO seen VALUES ('a;--'); -- three;
+    CREATE TRIGGER doubled AFTER INSERT ON other FOR EACH ROW
+    BEGIN
+      INSERT INTO seen VALUES ('b');
+      INSERT INTO seen VALUES ('c');
+    END;
+    INSERT INTO other VALUES (1);
+  ]]
+  text = text:gsub("CREATE TRIGGER", "CREATE TABLE other (number INTEGER);\n%0")
+  if kind == "mysql" then text = text .. "# four;\nINSERT INTO seen VALUES ('d\\';\\\\');" end
+  write_files { ["2001_a.sql"] = text }
+  starts(database)
+  local wanted = { "a;--", "b", "c" }
+  if kind == "mysql" then wanted[4] = "d';\\" end
+  test.equal(words(query), wanted)
+  write_files { ["2001_a.sql"] = text:gsub("\n", "\r\n") }
+  starts(database) -- the same with other ends of lines
+end)
+
 both("a file that was changed after it was applied refuses the start", function(database, query)
   write_files { ["2001_a.sql"] = MAKE .. insert "a" }
   starts(database)
