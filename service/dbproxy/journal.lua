@@ -3,6 +3,7 @@
 -- Two who wrote one journal would take each other's numbers, so whoever opens it holds a lock until
 -- its process ends, however it does: a transaction in a file beside it that nobody commits.
 local core = require "perilune.core"
+local counters = require "dbproxy.counters"
 local crypto = require "perilune.crypto"
 local database = require "dbproxy.database"
 local perilune = require "perilune"
@@ -66,7 +67,7 @@ end
 function journal.open(url, sync)
   if not url:find "^sqlite:" then error("the journal's URL begins with sqlite:", 0) end
   local self = setmetatable({ _waiting = {}, _forget = 0, _forgotten = 0, _held = new_token(),
-    _failures = 0, _reported_at = -math.huge }, Journal)
+    _reported_at = -math.huge }, Journal)
   if url ~= IN_MEMORY then hold(self, (url:gsub("^sqlite:", ""))) end
   local ok, db = pcall(database.open, { url }, {},
     { limit_ms = LIMIT_MS, max_requests = 1000, sync = sync })
@@ -139,11 +140,10 @@ end
 
 -- Logged once a second.
 local function report(self, message)
-  self._failures = self._failures + 1
+  counters.add "journal_failures"
   if perilune.now() - self._reported_at < REPORT_MS then return end
   self._reported_at = perilune.now()
-  perilune.log.error("the journal can't be written: %s (%d failures so far)", message,
-    self._failures)
+  perilune.log.error("the journal can't be written: %s", message)
 end
 
 -- The task that writes, while there is something to write.

@@ -154,6 +154,7 @@ add("on a full disk nothing is acknowledged that is lost, and all goes on when t
     test.equal(heroes, 5)
     test.ok(counts["save.unavailable"] > 0 and counts["give.unavailable"] > 0)
     test.equal({ counts["save.unknown"], counts["give.unknown"] }, {})
+    test.ok(counts.journal_failures > 0)
     test.ok(complaints > 0 and complaints < 100, "once a second")
   end, 120000)
 

@@ -67,6 +67,7 @@ function writer.run(path)
     local row = insist(function() return db:load("hero", uid, { fresh = true }) end)
     say("hero", uid, row.gold, uid == HEROES and given or saved[uid] or 0)
   end
+  say("count journal_failures", perilune.call("dbproxy", "stats").journal_failures)
   say "done"
   io.stdout:flush()
 end
