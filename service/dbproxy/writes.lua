@@ -34,7 +34,7 @@ local PASSING = { unavailable = true, busy = true, conflict = true, unknown = tr
 
 ---@class dbproxy.Record a save
 ---@field number integer
----@field packed string as the journal has it
+---@field size integer of what the journal has
 ---@field of dbproxy.Table
 ---@field key any encoded
 ---@field id string
@@ -89,7 +89,7 @@ end
 
 local function remove_first(count)
   for _ = 1, count do
-    bytes = bytes - #records[first].packed
+    bytes = bytes - records[first].size
     records[first] = nil
     first = first + 1
   end
@@ -217,12 +217,16 @@ local function reject(number, packed, id, message, code)
   return true
 end
 
+-- A record, or an entry of some, as the journal has it.
+local function pack(record, changes)
+  return codec.pack(record.of.name, record.key, record.owner, changes)
+end
+
 -- An update of a row that isn't there. Best effort: the database has come further already.
 local function reject_missing(entry, number)
   local changes = {}
   for _, change in pairs(entry.columns) do changes[#changes + 1] = change end
-  local packed = codec.pack(entry.of.name, entry.key, entry.owner, changes)
-  reject(number, packed, entry.id, "there is no such row", "missing")
+  reject(number, pack(entry, changes), entry.id, "there is no such row", "missing")
 end
 
 local function wake_flushes()
@@ -289,7 +293,7 @@ local function apply_once(max_records)
     local record = records[first]
     if not is_of_record(record, code) then return nil, message, "unavailable" end
     if not record.is_aside then
-      local kept, why = reject(number, record.packed, record.id, message, code)
+      local kept, why = reject(number, pack(record, record.changes), record.id, message, code)
       if not kept then return nil, why, "unavailable" end
       record.is_aside = true
     end
@@ -399,7 +403,7 @@ function writes.save(of, key, changes, owner)
   bytes, waiting = bytes + #packed, waiting + 1
   local ok, message, code = journal:append(packed, function(number)
     waiting = waiting - 1
-    add { number = number, packed = packed, of = of, key = key, id = id, owner = owner,
+    add { number = number, size = #packed, of = of, key = key, id = id, owner = owner,
       changes = changes }
   end)
   if not ok then
@@ -446,7 +450,7 @@ local function read_record(number, packed)
       error(("table %s has no column %s"):format(name, tostring(change[1])), 0)
     end
   end
-  return { number = number, packed = packed, of = of, key = key, id = rows.id(of, key),
+  return { number = number, size = #packed, of = of, key = key, id = rows.id(of, key),
     owner = owner, changes = changes }
 end
 

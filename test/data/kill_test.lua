@@ -34,28 +34,38 @@ local function start(folder, database, show, more)
   return assert(tonumber(pipe:read "*l")), pipe
 end
 
--- What a node says of its writes: the last value saved of each hero, and which counts were begun and
--- acknowledged. Calls on_saves() when there were so many, and goes on until it has ended.
-local function listen(pipe, saves, on_saves)
-  local said = { saved = {}, saves = 0, begun = 0, counted = 0 }
-  for text in pipe:lines() do
-    local uid, value = text:match "^saved (%d+) (%d+)$"
-    if uid then
-      said.saved[tonumber(uid)] = math.max(said.saved[tonumber(uid)] or 0, tonumber(value))
-      said.saves = said.saves + 1
-      if said.saves == saves then on_saves() end
-    end
-    if text:find "^counts " then said.begun = said.begun + 1 end
-    if text:find "^counted " then said.counted = said.counted + 1 end
+-- What a node has said of its writes: the last value saved of each hero, and which counts were begun
+-- and acknowledged.
+local function new_said() return { saved = {}, saves = 0, begun = 0, counted = 0 } end
+
+local function note(said, text)
+  local uid, value = text:match "^saved (%d+) (%d+)$"
+  if uid then
+    said.saved[tonumber(uid)] = math.max(said.saved[tonumber(uid)] or 0, tonumber(value))
+    said.saves = said.saves + 1
   end
-  return said
+  if text:find "^counts " then said.begun = said.begun + 1 end
+  if text:find "^counted " then said.counted = said.counted + 1 end
+end
+
+-- Listens until the node has ended. Calls on_saves() when there were so many.
+local function listen(pipe, said, saves, on_saves)
+  local is_over = false
+  for text in pipe:lines() do
+    note(said, text)
+    if said.saves >= saves and not is_over then
+      is_over = true
+      on_saves()
+    end
+  end
 end
 
 local function write_and_kill(folder, database, saves)
   local pid, pipe = start(folder, database, false)
   test.equal(pipe:read "*l", "ready")
   -- What it still says until it is dead is acknowledged, too.
-  local said = listen(pipe, saves, function() os.execute("kill -9 " .. pid) end)
+  local said = new_said()
+  listen(pipe, said, saves, function() os.execute("kill -9 " .. pid) end)
   local _, how, status = pipe:close()
   test.equal({ how, status }, { "exit", 128 + 9 }, "the node was killed")
   return said
@@ -111,15 +121,19 @@ local function stop_in_order(database)
   local folder = new_folder()
   local pid, pipe = start(folder, database, false, GATEWAY)
   test.equal(pipe:read "*l", "ready")
-  local port
-  while not port do port = pipe:read("*l"):match "tcp at 127.0.0.1:(%d+)" end
+  local said, port = new_said(), nil
+  while not port do
+    local text = assert(pipe:read "*l")
+    note(said, text)
+    port = text:match "tcp at 127.0.0.1:(%d+)"
+  end
   local players = {}
   for i = 1, 10 do
     players[i] = assert(bot.connect { port = tonumber(port) })
     test.ok(players[i]:login())
   end
   local began
-  local said = listen(pipe, SAVES, function()
+  listen(pipe, said, SAVES, function()
     began = perilune.now()
     os.execute("kill -TERM " .. pid)
   end)
