@@ -168,7 +168,7 @@ MysqlConnection::MysqlConnection(const MysqlOptions& options)
 MysqlConnection::~MysqlConnection() {
     if (connected_ && (busy() || lost_)) {
         // What the library has begun ends by itself now, and frees what it holds.
-        ::shutdown(descriptor_, SHUT_RDWR);
+        shut();
         NoRows nobody;
         while (busy()) (void)proceed(kRead | kWrite, nobody);
     }
@@ -176,6 +176,12 @@ MysqlConnection::~MysqlConnection() {
     // Without a connection, so that nothing is sent for each.
     if (statement_ != nullptr && !statement_kept_) ::mysql_stmt_close(statement_);
     for (const auto& [text, prepared] : prepared_) ::mysql_stmt_close(prepared.handle);
+}
+
+// The library closes its socket where it is lost, and another thread gets the number.
+void MysqlConnection::shut() {
+    const my_socket descriptor = ::mysql_get_socket(&mysql_);
+    if (descriptor != MARIADB_INVALID_SOCKET) ::shutdown(descriptor, SHUT_RDWR);
 }
 
 SqlResult MysqlConnection::set_options(const MysqlOptions& options) {
@@ -802,7 +808,7 @@ void MysqlConnection::end_operation() {
     in_call_ = false;
     waits_for_ = 0;
     // Nothing is read for what is freed here.
-    if (lost_ && connected_) ::shutdown(descriptor_, SHUT_RDWR);
+    if (lost_ && connected_) shut();
     if (rows_ != nullptr) ::mysql_free_result(std::exchange(rows_, nullptr));
     if (statement_ != nullptr && !lost_) {
         if (!statement_kept_) ::mysql_stmt_close(statement_);

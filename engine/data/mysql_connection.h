@@ -109,6 +109,7 @@ class MysqlConnection {
     bool call(Start start, Continue go_on);
 
     SqlResult set_options(const MysqlOptions& options);
+    void shut();
     SqlResult ask_packet_limit(MysqlAttempt& attempt);
     bool run_query();
     bool run_text_rows(RowSink& sink);

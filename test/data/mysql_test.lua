@@ -185,12 +185,13 @@ helper.mysql("rows of an INSERT come back, and a statement that can't be prepare
 helper.mysql("deadlocks are conflicts, after which the whole is tried again", nil, function(db)
   make_table(db, "account", "id INTEGER PRIMARY KEY, gold INTEGER")
   db:execute "INSERT INTO account VALUES (1, 0), (2, 0)"
-  local codes, swallowed = {}, 0
+  local codes, locked, swallowed = {}, 0, 0
   local results = helper.at_once(2, function(index)
     repeat
       local ok, problem = pcall(db.transaction, db, function(tx)
         tx:execute("UPDATE account SET gold = gold + 1 WHERE id = ?", index)
-        perilune.sleep(50)
+        locked = locked + 1
+        test.eventually(function() return locked >= 2 end, 60000)
         -- Who swallows a deadlock can't write on: all before it is undone.
         local fine, why = pcall(tx.execute, tx,
           "UPDATE account SET gold = gold + 1 WHERE id = ?", 3 - index)

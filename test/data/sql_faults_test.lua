@@ -13,6 +13,12 @@ local function counters() return perilune.node().counters end
 
 local idle_again = helper.idle_again
 
+-- How many statements of that text the server works on.
+local function under_way(direct, text)
+  return direct:one("SELECT count(*) AS n FROM information_schema.processlist " ..
+    "WHERE info LIKE ? AND id <> connection_id()", text .. "%").n
+end
+
 -- A server that dies ----------------------------------------------------------------------------
 
 with_server("a killed server: what was under way is unknown, what comes waits for the next one",
@@ -28,8 +34,9 @@ with_server("a killed server: what was under way is unknown, what comes waits fo
         lost = lost + 1
       end)
     end
-    test.eventually(function() return db:stats().open == 4 and db:stats().idle == 0 end)
-    perilune.sleep(50)
+    local direct = mysql.connect(helper.address(server.port))
+    test.eventually(function() return under_way(direct, "SELECT sleep") == 4 end, 60000)
+    direct:close()
     server:tell "kill"
     test.eventually(function() return lost == 4 end)
     for index = 1, 4 do test.equal(outcomes[index], "unavailable unknown") end
@@ -147,12 +154,6 @@ with_server("a query that takes too long costs its connection alone", function(s
   db:close()
 end)
 
--- How many statements of that text the server works on.
-local function under_way(direct, text)
-  return direct:one("SELECT count(*) AS n FROM information_schema.processlist " ..
-    "WHERE info LIKE ? AND id <> connection_id()", text .. "%").n
-end
-
 -- The server doesn't look whether somebody waits for it.
 local ENDLESS = "SELECT benchmark(1000000000000, md5('x'))"
 
@@ -190,6 +191,33 @@ with_server("a statement that nobody waits for any more ends on the server, with
     ends(5)
     direct:close()
   end)
+
+-- A socket that the library had closed was shut down once more, when its number was another's.
+with_server("statements that end disturb no connections that are being made", function(server)
+  local before, stop, running = counters(), false, 4
+  local patient = { connect_ms = 60000, timeout_ms = 60000 }
+  for _ = 1, running do
+    perilune.fork(function()
+      while not stop do
+        local db = mysql.connect(helper.address(server.port), patient)
+        db:ping()
+        db:close()
+      end
+      running = running - 1
+    end)
+  end
+  local db = mysql.connect(helper.address(server.port), { connect_ms = 60000, timeout_ms = 20 })
+  for _ = 1, helper.scale(40, 400) do
+    helper.at_once(8, function() test.raises(function() db:one "SELECT sleep(600)" end) end)
+  end
+  stop = true
+  test.eventually(function() return running == 0 end, 60000)
+  local after = counters()
+  for _, name in ipairs { "connect_failed", "lost" } do
+    test.equal(after["mysql_" .. name], before["mysql_" .. name], name)
+  end
+  db:close()
+end)
 
 with_server("a statement of a connection that the server knows by another port is left alone",
   function(server)
