@@ -79,6 +79,9 @@ local function settle(self, ok, result, ...)
   return nil, text_of(result), code_of(result, self.dialect)
 end
 
+-- What of a URL may be told: all but who asks, with which password.
+local function place_of(url) return url:match("^[^?]*"):match "^.*@(.*)$" end
+
 local function connect(url, settings)
   local path = type(url) == "string" and url:match "^sqlite:(.+)$"
   if path then
@@ -91,7 +94,9 @@ local function connect(url, settings)
     return db, "sqlite"
   end
   if type(url) == "string" and (url:find "^mysql://" or url:find "^mariadb://") then
-    return require("perilune.mysql").connect(url, { timeout_ms = settings.limit_ms }), "mysql"
+    local ok, db = pcall(require("perilune.mysql").connect, url, { timeout_ms = settings.limit_ms })
+    if not ok then error(db, 0) end
+    return db, "mysql"
   end
   error("the URL of a database is a text that begins with sqlite: or mysql://", 0)
 end
@@ -251,7 +256,9 @@ function Database:alone(body)
   local one = require("perilune.mysql").connect(url, { pool = 1, timeout_ms = MIGRATION_MS })
   local function done(...)
     one:close()
-    return settle(self, ...)
+    local result, message, code = settle(self, ...)
+    if result then return result end
+    return nil, ("the database at %s: %s"):format(place_of(url), message), code
   end
   return done(pcall(function()
     one:with({ timeout_ms = CONNECT_MS }):ping()

@@ -292,9 +292,10 @@ helper.with_server("a database that can't be refuses the start with its own word
     end
     for url, pattern in pairs {
       ["postgres://a:geheim@host/x"] = "begins with sqlite: or mysql://",
-      ["mysql://a:geheim@127.0.0.1:99999/x"] = "its host or port can't be",
+      ["mysql://a:geheim@127.0.0.1:99999/x"] = "^mysql.connect: its host or port can't be",
+      ["mysql://a:x@geheim@127.0.0.1:1/x"] = "the database at 127.0.0.1:1/x: ",
       ["mysql://a:geheim@127.0.0.1/x?pol=3"] = "there is no option pol",
-      ["mysql://a:geheim@127.0.0.1:1/x"] = "Can't connect to server on '127.0.0.1'",
+      ["mysql://a:geheim@127.0.0.1:1/x"] = "the database at 127.0.0.1:1/x: .*Can't connect",
       [helper.address(server.port, "tester:geheim")] = "Access denied for user .*1045",
       [helper.address(server.port, nil, "nowhere")] = "Unknown database 'nowhere'",
       ["sqlite:../x.db"] = "can't be used",
