@@ -194,16 +194,19 @@ function gateway.deliver(data, key)
   end
 end
 
----A service couldn't handle a packet. Who sent one that is malformed loses the connection.
+---A service couldn't handle a packet. Who sent one that is malformed loses the connection, but not
+---by UDP.
 ---@param key integer
 ---@param code string
 ---@param message string
 ---@param request_id integer?
 ---@param stype integer?
 ---@param ctype integer?
-function gateway.refuse(key, code, message, request_id, stype, ctype)
+---@param by_udp boolean?
+function gateway.refuse(key, code, message, request_id, stype, ctype, by_udp)
   local session = sessions.by_key(key)
   if not session or session.closing then return end
+  if code == "malformed" and by_udp then return sessions.malformed(session, message, by_udp) end
   requests.end_asking(session)
   if code == "malformed" then return sessions.malformed(session, message) end
   counters.add "refused"

@@ -35,12 +35,13 @@ static_assert(std::endian::native == std::endian::little, "numbers are copied as
 // Which way a message of MessageKind::packet goes.
 enum class PacketWay : std::uint8_t {
     from_client,  // gateway to service; the session's uid, or before login its key, is the utag
-    to_client,    // service to gateway; `id` is 0 of what is pushed
+    from_client_by_udp,    // the same of what may be somebody else's datagram
+    to_client,             // service to gateway; `id` is 0 of what is pushed
     to_client_unreliable,  // the same of what may be lost
 };
 
 inline bool is_to_client(std::uint8_t way) {
-    return way != static_cast<std::uint8_t>(PacketWay::from_client);
+    return way >= static_cast<std::uint8_t>(PacketWay::to_client);
 }
 
 struct PacketHeader {

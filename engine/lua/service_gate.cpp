@@ -61,7 +61,8 @@ const char* ServiceGate::follow(const Gate::Decision& decision, MessagePtr& mess
     Gate::Session& session = *decision.session;
     write_utag(message->own_data(), Gate::utag_of(session));
     message->kind = MessageKind::packet;
-    message->detail = static_cast<std::uint8_t>(PacketWay::from_client);
+    message->detail = static_cast<std::uint8_t>(
+        decision.by_side_path ? PacketWay::from_client_by_udp : PacketWay::from_client);
     message->from = self_;
     message->session = 0;
     message->id = session.key;

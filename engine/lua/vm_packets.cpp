@@ -174,8 +174,14 @@ void Vm::refuse_packet(Service& service, const Message& message, const char* cod
     lua_pushnumber(co, static_cast<lua_Number>(message.id));
     lua_pushstring(co, code);
     lua_pushlstring(co, why.data(), why.size());
-    if (request_id != 0) lua_pushnumber(co, static_cast<lua_Number>(request_id));
-    resume(task, request_id != 0 ? 5 : 4);
+    if (request_id != 0) {
+        lua_pushnumber(co, static_cast<lua_Number>(request_id));
+    } else {
+        lua_pushnil(co);
+    }
+    lua_pushboolean(
+        co, message.detail == static_cast<std::uint8_t>(PacketWay::from_client_by_udp) ? 1 : 0);
+    resume(task, 6);
 }
 
 // Whether the player is here through the gateway that `message` comes from; true where they had

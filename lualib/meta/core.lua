@@ -40,8 +40,8 @@ function core.on_event(kind, handler) end
 ---@param commands perilune.Command[]
 ---@param gateways table<integer, integer> by uid: whom the player's packets came from
 ---@param forms table<integer, integer> by uid: protocol.BUF of those who use it
----@param refuse fun(packet: string, key: integer, code: string, message: string, id: integer?) the
----packet can't be read, or nothing serves it; `id` is its request_id
+---@param refuse fun(packet: string, key: integer, code: string, message: string, id: integer?,
+---by_udp: boolean) the packet can't be read, or nothing serves it; `id` is its request_id
 ---@param failed fun(stype: integer, ctype: integer, uid: integer, form: integer, key: integer,
 ---request_id: integer?, text: string) the command has raised
 ---@param gone fun(uid: integer) a gateway says that the player is gone

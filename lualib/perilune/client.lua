@@ -9,9 +9,9 @@
 --
 -- A body that doesn't fit is answered with status invalid_params; an error in the command is
 -- logged and answered with system_error; a packet that can't be read at all costs its sender the
--- connection. The host reads and writes the bodies and calls the commands; what it can't do by
--- itself is here. It loads this module when the first packet comes, and attaches it again after a
--- reload.
+-- connection, or by UDP that packet alone. The host reads and writes the bodies and calls the
+-- commands; what it can't do by itself is here. It loads this module when the first packet comes,
+-- and attaches it again after a reload.
 local client = {}
 
 local perilune = require "perilune"
@@ -58,7 +58,7 @@ local function reply_status(gateway, key, command, form, uid, status, request_id
 end
 
 -- The host couldn't read a packet, or nothing serves it.
-local function refuse(data, key, code, message, request_id)
+local function refuse(data, key, code, message, request_id, by_udp)
   local game = declared()
   local stype, ctype, uid, form = packet.header(data)
   local command, gateway = game:by_number(stype, ctype), perilune.sender()
@@ -72,7 +72,7 @@ local function refuse(data, key, code, message, request_id)
       or ("there is no command %d of service %d"):format(ctype, stype)
     request_id = request_id or packet.request_id(data)
   end
-  perilune.send(gateway, "refuse", key, code, message, request_id, stype, ctype)
+  perilune.send(gateway, "refuse", key, code, message, request_id, stype, ctype, by_udp)
 end
 
 -- The command has raised, or what it returned is no reply.

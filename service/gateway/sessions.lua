@@ -193,12 +193,13 @@ function sessions.count_malformed(session, message)
   counters.warn("malformed", "malformed packet from %s: %s", session.address, message)
 end
 
----Ends who sent it: the session, or its peer of UDP alone, since that might be anybody's datagram.
+---Ends who sent it. What came by UDP costs nobody more than that packet and a part of the rate: it
+---might be anybody's datagram.
 ---@param session gateway.Session
 ---@param message string
 ---@param by_udp boolean?
 function sessions.malformed(session, message, by_udp)
-  if by_udp then return udp.expel(session, "udp_malformed") end
+  if by_udp then return counters.add "udp_malformed" end
   sessions.count_malformed(session, message)
   sessions.close(session, "malformed", message)
 end

@@ -473,7 +473,7 @@ test("a session that is resumed has no UDP until it asks again, and has missed n
   end)
 end, 60000)
 
-test("a flood or rubbish by UDP ends the peer, and not the session", function()
+test("a flood by UDP ends the peer, rubbish costs that packet, and neither the session", function()
   -- The bucket doesn't fill here: how it does is a test of the limits.
   local limits = { rate = 0.1, burst = 30, max_strikes = 20 }
   with_udp(limits, function(port, stats)
@@ -495,14 +495,18 @@ test("a flood or rubbish by UDP ends the peer, and not the session", function()
     local player = joined { port = port }
     for index, bytes in ipairs {
       "", "x", packet.make(1, 5, 0, 3, ""), packet.make(0, 1, 0, JSON, "rubbish"),
+      -- The header is as it should be: the service finds out.
+      packet.make(1, 5, 0, JSON, "rubbish"), packet.make(1, 5, 0, BUF, "\255\255"),
+      packet.make(1, 5, 0, JSON, "\3\0{{{"),
     } do
       player.udp:write(bytes)
       test.eventually(function() return stats "udp_malformed" == index end, 10000)
-      test.eventually(function() return player.udp == nil end, 10000)
+      player.by_udp = index % 2 == 0
       test.equal(player:request("talkroom.send_message", "here").status, STATUS.ok)
-      test.ok(player:join_udp())
     end
     test.equal(stats "malformed", 0)
+    test.equal(stats "udp_peers", 1)
+    test.equal(player.closed, nil)
     player:close()
   end)
 end, 60000)
