@@ -95,7 +95,7 @@ $(B)/flags: FORCE
 
 # LuaJIT, lua-cjson and lpeg go into our library, so that a host links one.
 THIRD := $(addprefix build/3rd/lib/,libluajit.a libcjson.a liblpeg.a)
-$(B)/libperilune.a: $(call object,$(LIBRARY_SOURCES)) build/3rd/flags.mk
+$(B)/libperilune.a: $(call object,$(LIBRARY_SOURCES)) $(THIRD)
 	@echo "  ar   $@"
 	@rm -f $@ $@.tmp
 	@ar qc $@.tmp $(filter %.o,$^)
