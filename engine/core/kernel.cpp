@@ -147,15 +147,17 @@ PostResult Kernel::post(MessagePtr& message) {
         return PostResult::dead;
     }
     const bool bounded = is_bounded(message->kind);
+    const std::uint64_t count = message->count();
     const std::uint64_t weight = message->weight();
     const std::uint32_t own_limit = slot->max_messages.load(std::memory_order_relaxed);
-    if (own_limit != 0 && !slot->load.add(weight, bounded, own_limit, options_.mailbox_bytes)) {
+    if (own_limit != 0 &&
+        !slot->load.add(count, weight, bounded, own_limit, options_.mailbox_bytes)) {
         counters_.refused_overloaded.fetch_add(1, std::memory_order_relaxed);
         return PostResult::overloaded;
     }
     message->counted = own_limit != 0;
     if (!scheduler_->message_posted(static_cast<std::int64_t>(weight), bounded)) {
-        if (own_limit != 0) slot->load.subtract(1, weight);
+        if (own_limit != 0) slot->load.subtract(count, weight);
         counters_.refused_overloaded.fetch_add(1, std::memory_order_relaxed);
         return PostResult::overloaded;
     }
@@ -164,14 +166,14 @@ PostResult Kernel::post(MessagePtr& message) {
         case PushResult::wake_actor: scheduler_->schedule(cell); return PostResult::ok;
         case PushResult::closed:
             scheduler_->messages_taken(static_cast<std::int64_t>(weight));
-            if (own_limit != 0) slot->load.subtract(1, weight);
+            if (own_limit != 0) slot->load.subtract(count, weight);
             counters_.refused_dead.fetch_add(1, std::memory_order_relaxed);
             return PostResult::dead;
         case PushResult::full:
         case PushResult::late: break;
     }
     scheduler_->messages_taken(static_cast<std::int64_t>(weight));
-    if (own_limit != 0) slot->load.subtract(1, weight);
+    if (own_limit != 0) slot->load.subtract(count, weight);
     counters_.refused_overloaded.fetch_add(1, std::memory_order_relaxed);
     return PostResult::overloaded;
 }

@@ -13,14 +13,15 @@ PushResult Mailbox::push(MessagePtr& message, bool bounded) {
     Message* head = head_.load();
     if (head == closed_mark()) return PushResult::closed;
     // Counted before it is visible, so that the reader never subtracts what was not added.
+    const std::uint64_t count = message->count();
     const std::uint64_t weight = message->weight();
-    if (!load_.add(weight, bounded, max_count_.load(std::memory_order_relaxed),
+    if (!load_.add(count, weight, bounded, max_count_.load(std::memory_order_relaxed),
                    max_bytes_.load(std::memory_order_relaxed))) {
         return PushResult::full;
     }
     for (;;) {
         if (head == closed_mark()) {
-            load_.subtract(1, weight);
+            load_.subtract(count, weight);
             return PushResult::closed;
         }
         message->next = is_mark(head) ? nullptr : head;
@@ -68,9 +69,14 @@ MessagePtr Mailbox::pop() {
         }
         if (taken_ == nullptr) return nullptr;
     }
+    ++popped_count_;
+    if (taken_->parts > 1) {
+        popped_bytes_ += sizeof(Message);
+        return split_off(*taken_);
+    }
     Message* message = taken_;
     taken_ = message->next;
-    ++popped_count_;
+    if (message->parts == 1) become_part(*message);
     popped_bytes_ += message->weight();
     return MessagePtr(message);
 }

@@ -16,6 +16,7 @@
 //   closed mark the actor is dead: push() refuses
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 
@@ -25,6 +26,9 @@ namespace perilune {
 
 inline constexpr std::uint64_t kMailboxMessages = 65536;
 inline constexpr std::uint64_t kMailboxBytes = 64u << 20;
+// Who reads on behalf of an owner stops at so many messages that wait there: what comes later is
+// as well off where it is, and what is handled soon is still in the processor's cache.
+inline constexpr std::uint64_t kReadAhead = 1024;
 
 enum class PushResult {
     queued,
@@ -39,14 +43,17 @@ class Load {
   public:
     static constexpr int kCountShift = 40;
 
-    // Adds one message of `bytes`. With `bounded` it refuses, and adds nothing, when a limit
-    // would be passed.
-    bool add(std::uint64_t bytes, bool bounded, std::uint64_t max_count, std::uint64_t max_bytes) {
-        const std::uint64_t one = (std::uint64_t{1} << kCountShift) + bytes;
-        const std::uint64_t before = word_.fetch_add(one);
+    // Adds `count` messages of `bytes` together. With `bounded` it refuses, and adds nothing,
+    // when a limit would be passed.
+    bool add(std::uint64_t count, std::uint64_t bytes, bool bounded, std::uint64_t max_count,
+             std::uint64_t max_bytes) {
+        const std::uint64_t all = (count << kCountShift) + bytes;
+        const std::uint64_t before = word_.fetch_add(all);
         if (!bounded) return true;
-        if (count_of(before) < max_count && bytes_of(before) + bytes <= max_bytes) return true;
-        word_.fetch_sub(one);
+        if (count_of(before) + count <= max_count && bytes_of(before) + bytes <= max_bytes) {
+            return true;
+        }
+        word_.fetch_sub(all);
         return false;
     }
     void subtract(std::uint64_t count, std::uint64_t bytes) {
@@ -80,9 +87,9 @@ class Mailbox {
     // in `message` and those behind it (Message::next): `message` and others, or none.
     [[nodiscard]] PushResult push_control(MessagePtr& message);
 
-    // The oldest message, or null. Owner.
+    // The oldest message, or null; of joined ones a part. Owner.
     MessagePtr pop();
-    // What pop() returns next, as far as is known without asking other threads. Owner.
+    // What pop() takes next, as far as is known without asking other threads. Owner.
     const Message* upcoming() const { return taken_; }
     // The oldest control message, or null. Owner.
     MessagePtr pop_control();
@@ -103,19 +110,22 @@ class Mailbox {
 
     const Load& load() const { return load_; }
     std::uint64_t max_count() const { return max_count_.load(std::memory_order_relaxed); }
-    // True when half of a limit is reached: sockets pause their reading.
-    bool half_full() const { return !is_below(4); }
+    // True when half of a limit is reached: nothing more is read for the owner.
+    bool half_full() const { return !is_below(max_count() / 2, 4); }
+    // True when what is read for the owner had better wait.
+    bool has_enough() const { return !is_below(read_ahead(), 4); }
     // True when there is so much room again that reading on is worth while.
-    bool has_drained() const { return is_below(3); }
+    bool has_drained() const { return is_below(read_ahead() * 3 / 4, 3); }
 
   private:
     static Message* idle_mark() { return reinterpret_cast<Message*>(1); }
     static Message* closed_mark() { return reinterpret_cast<Message*>(2); }
     static bool is_mark(const Message* head) { return reinterpret_cast<std::uintptr_t>(head) <= 2; }
     static Message* reversed(Message* newest);
-    bool is_below(std::uint64_t eighths) const {
-        return load_.count() * 8 < max_count() * eighths &&
-               load_.bytes() * 8 < max_bytes_.load(std::memory_order_relaxed) * eighths;
+    std::uint64_t read_ahead() const { return std::min(kReadAhead, max_count() / 2); }
+    bool is_below(std::uint64_t count, std::uint64_t eighths_of_bytes) const {
+        return load_.count() < count &&
+               load_.bytes() * 8 < max_bytes_.load(std::memory_order_relaxed) * eighths_of_bytes;
     }
 
     // Any thread.

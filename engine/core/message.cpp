@@ -1,5 +1,7 @@
 #include "core/message.h"
 
+#include <algorithm>
+#include <cstring>
 #include <mutex>
 #include <new>
 #include <vector>
@@ -147,9 +149,78 @@ MessagePtr make_message(MessageKind kind, Handle to, Handle from, std::uint64_t 
     message->detail = 0;
     message->hops = 0;
     message->counted = false;
+    message->parts = 0;
     message->size = 0;
     message->buffer = nullptr;
     return MessagePtr(message);
+}
+
+// In the buffer of a joined message each part is a byte for its size and its payload; Message::size
+// is what is left of them.
+static_assert(Message::kInlineSize <= UINT8_MAX);
+
+namespace {
+
+std::string_view next_part(const Message& joined) {
+    const char* begin = joined.buffer->data() + joined.buffer->size() - joined.size;
+    return {begin + 1, static_cast<unsigned char>(*begin)};
+}
+
+}  // namespace
+
+MessagePtr split_off(Message& joined) {
+    MessagePtr part = make_message(joined.kind, joined.to, joined.from, joined.session);
+    part->id = joined.id;
+    part->detail = joined.detail;
+    part->counted = joined.counted;
+    const std::string_view payload = next_part(joined);
+    std::memcpy(part->inline_data, payload.data(), payload.size());
+    part->size = static_cast<std::uint32_t>(payload.size());
+    joined.size -= 1 + part->size;
+    --joined.parts;
+    return part;
+}
+
+void become_part(Message& joined) {
+    const std::string_view payload = next_part(joined);
+    const BufferRef buffer(std::exchange(joined.buffer, nullptr));
+    std::memcpy(joined.inline_data, payload.data(), payload.size());
+    joined.size = static_cast<std::uint32_t>(payload.size());
+    joined.parts = 0;
+}
+
+void MessageJoiner::add(std::string_view payload, std::size_t rest) {
+    if (parts_ == 0) {
+        message_->set_payload(payload);
+    } else {
+        if (parts_ == 1) make_room(message_->size + payload.size() + rest + kMaxParts);
+        append(payload);
+    }
+    ++parts_;
+}
+
+// The first payload moves from the message to a buffer for `bytes`, or for as much as can come.
+void MessageJoiner::make_room(std::size_t bytes) {
+    constexpr std::size_t kMost = kMaxParts * (1 + Message::kInlineSize);
+    message_->buffer = Buffer::create(std::min(bytes, kMost));
+    append({message_->inline_data, message_->size});
+}
+
+void MessageJoiner::append(std::string_view payload) {
+    Buffer& buffer = *message_->buffer;
+    char* end = buffer.data() + buffer.size();
+    *end = static_cast<char>(payload.size());
+    std::memcpy(end + 1, payload.data(), payload.size());
+    buffer.set_size(buffer.size() + 1 + payload.size());
+}
+
+MessagePtr MessageJoiner::take() {
+    if (parts_ > 1) {
+        message_->size = static_cast<std::uint32_t>(message_->buffer->size());
+        message_->parts = parts_;
+    }
+    parts_ = 0;
+    return std::move(message_);
 }
 
 }  // namespace perilune

@@ -53,8 +53,9 @@ struct Message {
     std::uint64_t id = 0;
     MessageKind kind = MessageKind::send;
     std::uint8_t detail = 0;
-    std::uint8_t hops = 0;   // redirects so far
-    bool counted = false;    // in the load of its receiver's slot, see Registry::Slot
+    std::uint8_t hops : 7;   // redirects so far
+    bool counted : 1;        // in the load of its receiver's slot, see Registry::Slot
+    std::uint8_t parts = 0;  // of a joined one: how many are left in it, see MessageJoiner
     std::uint32_t size = 0;  // bytes of the payload
     Buffer* buffer = nullptr;
     char inline_data[kInlineSize];
@@ -62,8 +63,12 @@ struct Message {
     const char* data() const { return buffer == nullptr ? inline_data : buffer->data(); }
     std::string_view payload() const { return {data(), size}; }
 
-    // What it counts in a mailbox.
-    std::uint64_t weight() const { return sizeof(Message) + (buffer == nullptr ? 0 : size); }
+    // What it counts in a mailbox: a joined one as much as its parts.
+    std::uint64_t count() const { return parts == 0 ? 1 : parts; }
+    std::uint64_t weight() const {
+        if (parts != 0) return parts * sizeof(Message);
+        return sizeof(Message) + (buffer == nullptr ? 0 : size);
+    }
 
     // A writer whose first bytes go into the message itself. The payload written before is
     // dropped; finish(writer) makes what was written the payload.
@@ -101,5 +106,36 @@ using MessagePtr = std::unique_ptr<Message, MessageDeleter>;
 
 // An empty message of `kind`. Any thread. Never null.
 MessagePtr make_message(MessageKind kind, Handle to, Handle from, std::uint64_t session);
+
+// The first part of a joined message, which has more than that. Its owner.
+MessagePtr split_off(Message& joined);
+// A joined message with one part left becomes that one. Its owner.
+void become_part(Message& joined);
+
+// Joins messages that differ in small payloads alone. Posting the result costs as much as posting
+// one message, and what waits takes the payloads' memory; it counts as all its parts, and a
+// mailbox hands them out one by one, so that nobody behind it knows of joined messages.
+class MessageJoiner {
+  public:
+    static constexpr std::uint8_t kMaxParts = 32;
+
+    // What it has so far, or null.
+    const Message* message() const { return message_.get(); }
+    bool full() const { return parts_ == kMaxParts; }
+
+    // What all parts have but their payloads, which are of kInlineSize at most and come by add(),
+    // while it isn't full; `rest`: bytes of those that may follow.
+    void begin(MessagePtr message) { message_ = std::move(message); }
+    void add(std::string_view payload, std::size_t rest);
+    // An ordinary message where there is one part. Null: nothing has begun.
+    MessagePtr take();
+
+  private:
+    void make_room(std::size_t bytes);
+    void append(std::string_view payload);
+
+    MessagePtr message_;
+    std::uint8_t parts_ = 0;
+};
 
 }  // namespace perilune

@@ -98,7 +98,7 @@ struct Connection {
     // Why reading pauses: bits of `pause`.
     static constexpr std::uint32_t kByOwner = 1;        // pause()
     static constexpr std::uint32_t kByUndelivered = 2;  // 64 KB of it wait in the mailbox
-    static constexpr std::uint32_t kByMailbox = 4;      // the owner's mailbox is half full
+    static constexpr std::uint32_t kByMailbox = 4;      // enough waits in the owner's mailbox
     static constexpr std::uint32_t kByHandOver = 8;     // the former owner catches up
     static constexpr std::uint32_t kByHead = 16;        // its head is being answered: upgrade()
 

@@ -465,7 +465,8 @@ void Network::end_hand_over(ConnectionId id) {
         const Handle next = std::exchange(c->next_owner, {});
         if (c->state == Connection::State::open) return start_hand_over(*c, next);
     }
-    c->pause.fetch_and(~Connection::kByHandOver);
+    // The former owner's mailbox is none of its concern any more.
+    c->pause.fetch_and(~(Connection::kByHandOver | Connection::kByMailbox));
     Connection& connection = *c;
     c.lock.unlock();
     if (connection.polled_id == id.value) read(connection);

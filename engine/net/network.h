@@ -7,7 +7,7 @@
 //   which hears when it has room. The polling thread alone reads, without the mutex, into one
 //   buffer of the node, cuts frames and posts each to the owner. It alone closes descriptors,
 //   so no call ever meets one that was reused. Reading pauses while 64 KB of the connection are
-//   undelivered or the owner's mailbox is half full; cut or not, what has arrived is kept.
+//   undelivered or enough waits in the owner's mailbox; cut or not, what has arrived is kept.
 //
 // Threads:   all functions, any thread, unless they say otherwise.
 // Ownership: owns connections, listeners, groups and the transport. Made before the kernel
@@ -298,11 +298,17 @@ class Network {
     void read(Connection& connection);
     Input cut(Connection& connection, std::string_view& input);
     static bool has_room(Registry::Slot& slot);
+    bool owner_wants_more(Connection& connection);
     bool owner_has_room(Connection& connection);
+    void wait_for_room(Connection& connection, Registry::Slot& slot);
+    void tell_when_drained(ActorCell* cell);
     void read_waiting(ActorCell* cell);
     Taken take_frame(Connection& connection, std::string_view& input);
     Taken take_message(Connection& connection, std::string_view& input);
-    bool post_frame(Connection& connection, SocketEvent event, Frame& frame);
+    bool post_frame(Connection& connection, SocketEvent event, Frame& frame, std::size_t rest);
+    bool post_joined(Connection& connection);
+    bool post_data(Connection& connection, MessagePtr& message);
+    static MessagePtr data_message(const Connection& connection, SocketEvent event);
     void answer_ping(Connection& connection, std::string_view body);
     void end_messages(Connection& connection, SocketEvent event, std::uint16_t code,
                       std::string_view reason);
@@ -387,11 +393,13 @@ class Network {
     // The polling thread.
     std::unique_ptr<char[]> read_buffer_;
     std::unique_ptr<char[]> plain_buffer_;  // what was read, decrypted; made when it is needed
+    MessageJoiner joiner_;                  // frames of the connection that is being cut
     std::vector<ListenerId> paused_listeners_;
     int ended_ = 0;         // connections, since memory was given back to the system
     TimerId memory_timer_;  // for that; none runs: 0
     // Until the owner's mailbox has room again, the one that waits for longest first.
     std::unordered_map<ActorCell*, std::deque<ConnectionId>> waiting_;
+    ActorCell* served_ = nullptr;  // those that wait for it have their turn
 
     std::mutex pool_mutex_;
     std::vector<std::unique_ptr<Connection>> all_connections_;  // guarded by pool_mutex_

@@ -60,6 +60,7 @@ void Network::read(Connection& c) {
         }
         if (!c.readable) return;
         if (round >= kReadRounds) return later(ConnectionId{id}, &Network::read_again);
+        if (!discards && !owner_wants_more(c)) return;
         const ssize_t count = transport_->receive(c.descriptor, read_buffer_.get(), kReadBuffer);
         counters_.receives.fetch_add(1, std::memory_order_relaxed);
         if (count == -EAGAIN) {
@@ -116,6 +117,8 @@ Network::Input Network::cut(Connection& c, std::string_view& input) {
         break;
     }
     counters_.frames_in.fetch_add(frames, std::memory_order_relaxed);
+    if (outcome != Input::gone && !post_joined(c)) outcome = Input::gone;
+    joiner_.take();
     if (outcome == Input::stopped) counters_.read_pauses.fetch_add(1, std::memory_order_relaxed);
     return outcome;
 }
@@ -125,10 +128,14 @@ Network::Taken Network::take_frame(Connection& c, std::string_view& input) {
     Frame frame;
     switch (c.decoder.next(input, c.max_frame.load(), frame)) {
         case FrameDecoder::Outcome::more: return Taken::nothing;
-        case FrameDecoder::Outcome::malformed: break_up(c, CloseReason::malformed); break;
-        case FrameDecoder::Outcome::too_large: break_up(c, CloseReason::too_large); break;
+        case FrameDecoder::Outcome::malformed:
+            if (post_joined(c)) break_up(c, CloseReason::malformed);
+            break;
+        case FrameDecoder::Outcome::too_large:
+            if (post_joined(c)) break_up(c, CloseReason::too_large);
+            break;
         case FrameDecoder::Outcome::frame:
-            if (!post_frame(c, SocketEvent::data, frame)) break;
+            if (!post_frame(c, SocketEvent::data, frame, input.size())) break;
             if (c.decoder.kind() != FramingKind::head) return Taken::frame;
             c.pause.fetch_or(Connection::kByHead);
             return Taken::last;
@@ -146,7 +153,7 @@ Network::Taken Network::take_message(Connection& c, std::string_view& input) {
         case Found::binary:
         case Found::text:
             return post_frame(c, outcome == Found::text ? SocketEvent::text : SocketEvent::data,
-                              frame)
+                              frame, input.size())
                        ? Taken::frame
                        : Taken::gone;
         case Found::pong: return Taken::frame;
@@ -172,17 +179,44 @@ void Network::answer_ping(Connection& c, std::string_view body) {
     (void)queued(c);
 }
 
-// False: the owner takes nothing more, and the connection is broken up.
-bool Network::post_frame(Connection& c, SocketEvent event, Frame& frame) {
-    MessagePtr message = make_message(MessageKind::socket, c.reader, {}, c.listener.value);
-    message->id = c.polled_id;
-    message->detail = static_cast<std::uint8_t>(event);
+// Small frames are joined and posted together, at the latest when the cutting ends, by
+// post_joined(); `rest` bytes may still be cut. False: the owner takes nothing more, and the
+// connection is broken up.
+bool Network::post_frame(Connection& c, SocketEvent event, Frame& frame, std::size_t rest) {
     c.undelivered.fetch_add(static_cast<std::int64_t>(frame.bytes.size()) + kMessageCharge);
-    if (frame.buffer && frame.bytes.size() > Message::kInlineSize) {
+    const bool small = frame.bytes.size() <= Message::kInlineSize;
+    const Message* joined = joiner_.message();
+    const bool fits = small && !joiner_.full() &&
+                      (joined == nullptr || joined->detail == static_cast<std::uint8_t>(event));
+    if (!fits && !post_joined(c)) return false;
+    if (small) {
+        if (joiner_.message() == nullptr) joiner_.begin(data_message(c, event));
+        joiner_.add(frame.bytes, rest);
+        return true;
+    }
+    MessagePtr message = data_message(c, event);
+    if (frame.buffer) {
         message->set_payload(std::move(frame.buffer));
     } else {
         message->set_payload(frame.bytes);
     }
+    return post_data(c, message);
+}
+
+MessagePtr Network::data_message(const Connection& c, SocketEvent event) {
+    MessagePtr message = make_message(MessageKind::socket, c.reader, {}, c.listener.value);
+    message->id = c.polled_id;
+    message->detail = static_cast<std::uint8_t>(event);
+    return message;
+}
+
+// The same of what has been joined.
+bool Network::post_joined(Connection& c) {
+    MessagePtr message = joiner_.take();
+    return message == nullptr || post_data(c, message);
+}
+
+bool Network::post_data(Connection& c, MessagePtr& message) {
     if (kernel_.post(message) == PostResult::ok) return true;
     break_up(c, CloseReason::lost);
     return false;
@@ -192,6 +226,7 @@ bool Network::post_frame(Connection& c, SocketEvent event, Frame& frame) {
 // answered or sent behind all that came before, so that the answers to that can be written.
 void Network::end_messages(Connection& c, SocketEvent event, std::uint16_t code,
                            std::string_view reason) {
+    if (!post_joined(c)) return;
     c.discards.store(true);
     std::string payload{static_cast<char>(code >> 8), static_cast<char>(code & 0xff)};
     payload += reason;
@@ -281,8 +316,23 @@ bool Network::has_room(Registry::Slot& slot) {
     return own_limit == 0 || slot.load.count() * 2 < own_limit;
 }
 
-// Whether the owner's mailbox takes more. If not, the reading has been paused, or the
-// connection broken up because its owner is dead.
+// Whether something new may be read for the owner now. If not, the connection waits for its turn,
+// or has been broken up because its owner is dead.
+bool Network::owner_wants_more(Connection& c) {
+    Registry::Slot* slot = kernel_.registry().find(c.reader);
+    if (slot == nullptr) {
+        break_up(c, CloseReason::lost);
+        return false;
+    }
+    ActorCell* cell = slot->cell.load();
+    const bool is_its_turn = cell == served_ || !waiting_.contains(cell);
+    if (is_its_turn && !cell->mailbox.has_enough() && has_room(*slot)) return true;
+    counters_.read_pauses.fetch_add(1, std::memory_order_relaxed);
+    wait_for_room(c, *slot);
+    return false;
+}
+
+// The same of what has been read already.
 bool Network::owner_has_room(Connection& c) {
     Registry::Slot* slot = kernel_.registry().find(c.reader);
     if (slot == nullptr) {
@@ -290,21 +340,28 @@ bool Network::owner_has_room(Connection& c) {
         return false;
     }
     if (has_room(*slot)) return true;
-    ActorCell* cell = slot->cell.load();
-    const ConnectionId id{c.polled_id};
-    c.pause.fetch_or(Connection::kByMailbox);
-    if (cell->mailbox.half_full()) {
-        waiting_[cell].push_back(id);
-        cell->wants_drain.store(true);
-    }
-    // It may have been emptied before it could see that somebody waits.
-    if (has_room(*slot)) {
-        c.pause.fetch_and(~Connection::kByMailbox);
-        return true;
-    }
-    // A light service has a limit of its own, which tells nobody; and another may own it soon.
-    if (Locked locked = find(id)) watch(*locked, now_ns() + kDrainRetryNs);
+    wait_for_room(c, *slot);
     return false;
+}
+
+void Network::wait_for_room(Connection& c, Registry::Slot& slot) {
+    ActorCell* cell = slot.cell.load();
+    c.pause.fetch_or(Connection::kByMailbox);
+    if (!cell->mailbox.has_enough() && !waiting_.contains(cell)) {
+        // A light service's own limit, of which nobody tells.
+        if (Locked locked = find(ConnectionId{c.polled_id})) {
+            watch(*locked, now_ns() + kDrainRetryNs);
+        }
+        return;
+    }
+    waiting_[cell].push_back(ConnectionId{c.polled_id});
+    tell_when_drained(cell);
+}
+
+// on_drained() is called once there is room, which may be so already.
+void Network::tell_when_drained(ActorCell* cell) {
+    cell->wants_drain.store(true);
+    if (cell->mailbox.has_drained() && cell->wants_drain.exchange(false)) on_drained(cell);
 }
 
 void Network::on_drained(ActorCell* cell) {
@@ -320,17 +377,17 @@ void Network::read_waiting(ActorCell* cell) {
     for (int count = 0; count < kReadsADrain; ++count) {
         const auto found = waiting_.find(cell);
         if (found == waiting_.end()) return;
-        if (cell->mailbox.half_full()) {
-            cell->wants_drain.store(true);
-            if (cell->mailbox.half_full()) return;
-        }
+        if (cell->mailbox.has_enough()) return tell_when_drained(cell);
         const ConnectionId id = found->second.front();
         found->second.pop_front();
         if (found->second.empty()) waiting_.erase(found);
         Connection* c = connections_.find(id);
         if (c == nullptr || c->polled_id != id.value) continue;
         const std::uint32_t before = c->pause.fetch_and(~Connection::kByMailbox);
-        if (before == Connection::kByMailbox) read(*c);
+        if (before != Connection::kByMailbox) continue;
+        served_ = cell;
+        read(*c);
+        served_ = nullptr;
     }
     on_drained(cell);
 }

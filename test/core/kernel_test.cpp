@@ -93,6 +93,55 @@ TEST_F(KernelTest, AFullMailboxAnswersOverloadedAtOnce) {
     EXPECT_EQ(kernel->counters().refused_overloaded.load(), 1u);
 }
 
+TEST_F(KernelTest, AControlMessageIsHandledBetweenTwoPartsOfAJoinedOne) {
+    make();
+    std::string seen;
+    std::promise<void> done;
+    Handle self;
+    const Made service = add([&](MessagePtr message) {
+        seen += message->kind == MessageKind::reload ? std::string("!")
+                                                     : std::string(message->payload());
+        // As when a reload is asked for while a service runs.
+        if (seen == "abc") {
+            (void)kernel->post_control(make_message(MessageKind::reload, self, {}, 0));
+        }
+        if (seen.size() == 11) done.set_value();
+    });
+    self = service.handle;
+    MessageJoiner joiner;
+    joiner.begin(make_message(MessageKind::send, service.handle, {}, 0));
+    for (const char* letter : {"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"}) {
+        joiner.add(letter, 10);
+    }
+    MessagePtr message = joiner.take();
+    ASSERT_EQ(kernel->post(message), PostResult::ok);
+    ASSERT_TRUE(kernel->start().ok());
+    done.get_future().wait();
+    EXPECT_EQ(seen, "abc!defghij");
+}
+
+TEST_F(KernelTest, AServiceThatDiesInAJoinedMessageLeavesItsPartsAsDeadLetters) {
+    make();
+    std::atomic<int> handled{0};
+    Handle self;
+    ActorCell* cell = nullptr;
+    const Made service = add([&](MessagePtr) {
+        if (++handled < 3) return;
+        (void)kernel->remove_service(self);
+        cell->finished = true;
+    });
+    self = service.handle;
+    cell = service.cell;
+    MessageJoiner joiner;
+    joiner.begin(make_message(MessageKind::send, service.handle, {}, 0));
+    for (int i = 0; i < 10; ++i) joiner.add("payload", 70);
+    MessagePtr message = joiner.take();
+    ASSERT_EQ(kernel->post(message), PostResult::ok);
+    ASSERT_TRUE(kernel->start().ok());
+    EXPECT_TRUE(eventually([&] { return kernel->counters().dead_letters.load() == 7; }));
+    EXPECT_EQ(handled, 3);
+}
+
 TEST_F(KernelTest, AllMailboxesTogetherAreBounded) {
     KernelOptions options;
     options.node_mailbox_bytes = 1 << 20;

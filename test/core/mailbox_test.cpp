@@ -123,6 +123,84 @@ TEST(Mailbox, GivesRoomBackWhenATurnSettles) {
     EXPECT_FALSE(mailbox.half_full());
 }
 
+// Message 7 with `count` payloads of `size` bytes, each of another letter.
+MessagePtr joined(std::size_t count, std::size_t size) {
+    MessageJoiner joiner;
+    joiner.begin(numbered(7));
+    for (std::size_t i = 0; i < count; ++i) {
+        joiner.add(std::string(size, static_cast<char>('a' + i)), (count - i - 1) * size);
+    }
+    return joiner.take();
+}
+
+TEST(Mailbox, HandsJoinedMessagesOutOneByOneInOrder) {
+    for (const std::size_t size : {std::size_t{0}, std::size_t{1}, Message::kInlineSize}) {
+        for (const std::size_t count : {1, 2, 3, int{MessageJoiner::kMaxParts}}) {
+            Mailbox mailbox;
+            mailbox.open(kMailboxMessages, kMailboxBytes);
+            MessagePtr first = numbered(6), several = joined(count, size), last = numbered(8);
+            for (MessagePtr* message : {&first, &several, &last}) {
+                ASSERT_EQ(mailbox.push(*message, true), PushResult::queued);
+            }
+            EXPECT_EQ(mailbox.load().count(), count + 2);
+            EXPECT_EQ(mailbox.load().bytes(), (count + 2) * sizeof(Message));
+            EXPECT_EQ(mailbox.pop()->session, 6u);
+            for (std::size_t i = 0; i < count; ++i) {
+                const MessagePtr part = mailbox.pop();
+                ASSERT_NE(part, nullptr);
+                EXPECT_EQ(part->session, 7u);
+                EXPECT_EQ(part->count(), 1u);
+                EXPECT_EQ(part->payload(), std::string(size, static_cast<char>('a' + i)));
+            }
+            EXPECT_EQ(mailbox.pop()->session, 8u);
+            EXPECT_EQ(mailbox.pop(), nullptr);
+            mailbox.settle();
+            EXPECT_EQ(mailbox.load().count(), 0u);
+            EXPECT_EQ(mailbox.load().bytes(), 0u);
+        }
+    }
+}
+
+TEST(Mailbox, JoinedMessagesCountAsSeveralAndAreRefusedTogether) {
+    Mailbox mailbox;
+    mailbox.open(10, kMailboxBytes);
+    MessagePtr fits = joined(6, 64), over = joined(5, 64), exact = joined(4, 64);
+    ASSERT_EQ(mailbox.push(fits, true), PushResult::queued);
+    EXPECT_TRUE(mailbox.half_full());
+    ASSERT_EQ(mailbox.push(over, true), PushResult::full);
+    EXPECT_NE(over, nullptr);
+    EXPECT_EQ(mailbox.load().count(), 6u);
+    ASSERT_EQ(mailbox.push(exact, true), PushResult::queued);
+    EXPECT_EQ(mailbox.load().count(), 10u);
+    // Closed in the middle: what is left comes out, and is not lost track of.
+    (void)mailbox.pop();
+    mailbox.close();
+    for (int i = 0; i < 9; ++i) EXPECT_NE(mailbox.pop(), nullptr);
+    EXPECT_EQ(mailbox.pop(), nullptr);
+    mailbox.settle();
+    EXPECT_EQ(mailbox.load().count(), 0u);
+}
+
+TEST(Mailbox, WhoReadsForItStopsLongBeforeItIsFull) {
+    Mailbox mailbox;
+    mailbox.open(kMailboxMessages, kMailboxBytes);
+    for (std::uint64_t i = 1; i < kReadAhead; ++i) {
+        MessagePtr message = numbered(i);
+        ASSERT_EQ(mailbox.push(message, true), PushResult::queued);
+    }
+    EXPECT_FALSE(mailbox.has_enough());
+    MessagePtr another = numbered(kReadAhead);
+    ASSERT_EQ(mailbox.push(another, true), PushResult::queued);
+    EXPECT_TRUE(mailbox.has_enough());
+    EXPECT_FALSE(mailbox.half_full());
+    for (std::uint64_t i = 0; i < kReadAhead / 4; ++i) (void)mailbox.pop();
+    mailbox.settle();
+    EXPECT_FALSE(mailbox.has_drained());
+    (void)mailbox.pop();
+    mailbox.settle();
+    EXPECT_TRUE(mailbox.has_drained());
+}
+
 TEST(Mailbox, ControlMessagesComeThroughAFullMailboxAndWakeAnIdleActor) {
     Mailbox mailbox;
     mailbox.open(0, 0);

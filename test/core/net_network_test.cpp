@@ -648,7 +648,7 @@ TEST_F(NetworkTest, reading_pauses_at_64_kb_undelivered) {
     EXPECT_GT(counters().read_pauses.load(), 0u);
 }
 
-TEST_F(NetworkTest, reading_pauses_while_the_owners_mailbox_is_half_full) {
+TEST_F(NetworkTest, reading_pauses_while_much_waits_for_the_owner) {
     Service& server = service();
     const std::uint16_t port = listen(server, options(FramingKind::packet));
     std::vector<std::unique_ptr<Client>> clients;
@@ -658,12 +658,72 @@ TEST_F(NetworkTest, reading_pauses_while_the_owners_mailbox_is_half_full) {
     std::string burst;
     for (int i = 0; i < 1000; ++i) burst += packet("tiny");
     for (auto& client : clients) client->send(burst);
-    EXPECT_TRUE(eventually([&] { return counters().frames_in.load() > 30'000u; }));
+    EXPECT_TRUE(eventually([&] { return counters().frames_in.load() >= kReadAhead - 1; }));
     std::this_thread::sleep_for(100ms);  // what would come if it didn't pause
-    EXPECT_LE(counters().frames_in.load(), 33'500u);
+    EXPECT_LE(counters().frames_in.load(), kReadAhead + 1000u) << "one read more";
+    EXPECT_GT(counters().read_pauses.load(), 0u);
     server.resume();
     EXPECT_TRUE(server.wait(SocketEvent::data, 60'000, 20s));
     EXPECT_EQ(server.count(SocketEvent::data), 60'000u);
+}
+
+// What one read brings of a connection is posted as one message, and handled as many.
+TEST_F(NetworkTest, a_connection_is_handed_over_in_the_middle_of_what_was_read_at_once) {
+    Service& second = service();
+    std::atomic<int> seen{0};
+    Service& first = service([&](const Event& event) {
+        if (event.event == SocketEvent::data && ++seen == 5) {
+            EXPECT_TRUE(network().hand_over(event.id, second.handle).ok());
+        }
+    });
+    Client client(listen(first, options(FramingKind::line)));
+    client.send("a\nb\nc\nd\ne\nf\n\n" + std::string(500, 'g') + "\nh\ni\nj\n");
+    ASSERT_TRUE(second.wait(SocketEvent::data, 6));
+    EXPECT_EQ(first.data(), "abcde");
+    EXPECT_EQ(second.data(), "f" + std::string(500, 'g') + "hij");
+}
+
+TEST_F(NetworkTest, an_end_comes_behind_all_that_was_read_with_it) {
+    std::atomic<int> seen{0};
+    Service& server = service([&](const Event& event) {
+        if (event.event != SocketEvent::data) return;
+        EXPECT_TRUE(network().write(event.id, event.data).ok());
+        if (++seen == 10) {
+            EXPECT_TRUE(network().close(event.id).ok());
+        }
+    });
+    Client client(listen(server, options(FramingKind::line)));
+    client.send("0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n");
+    EXPECT_EQ(client.read_all(), "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n");
+    client.close();
+    ASSERT_TRUE(server.wait(SocketEvent::closed));
+    EXPECT_EQ(server.last(SocketEvent::closed).data, "closed");
+
+    // The same with what can't be, which is the peer's end.
+    Service& other = service();
+    Client wrong(listen(other, options(FramingKind::packet)));
+    wrong.send(packet("a") + packet("b") + packet("c") + std::string("\0\0", 2));
+    ASSERT_TRUE(other.wait(SocketEvent::closed));
+    EXPECT_EQ(other.data(), "abc");
+    EXPECT_EQ(other.events().back().data, "malformed");
+}
+
+TEST_F(NetworkTest, an_owner_may_die_in_the_middle_of_what_was_read_at_once) {
+    Service& server = service();
+    Client client(listen(server, options(FramingKind::line)));
+    ASSERT_TRUE(server.wait(SocketEvent::opened));
+    server.hold();
+    std::string lines;
+    for (int i = 0; i < 100; ++i) lines += "line\n";
+    client.send(lines);
+    ASSERT_TRUE(eventually([&] { return counters().frames_in.load() == 100; }));
+    std::thread resume([&] {
+        std::this_thread::sleep_for(10ms);
+        server.resume();
+    });
+    server.die();
+    resume.join();
+    EXPECT_TRUE(all_closed());
 }
 
 TEST_F(NetworkTest, those_that_wait_for_room_in_a_mailbox_are_not_all_woken_for_a_little_of_it) {
@@ -677,7 +737,7 @@ TEST_F(NetworkTest, those_that_wait_for_room_in_a_mailbox_are_not_all_woken_for_
     std::string burst;
     for (std::size_t i = 0; i < kFrames; ++i) burst += packet("tiny");
     for (auto& client : clients) client->send(burst);
-    EXPECT_TRUE(eventually([&] { return counters().frames_in.load() > 30'000u; }));
+    EXPECT_TRUE(eventually([&] { return counters().frames_in.load() >= kReadAhead - 1; }));
     server.resume();
     EXPECT_TRUE(server.wait(SocketEvent::data, kClients * kFrames, 20s));
     // Each may have to wait once, and some more each time the room is used up, which is how often
