@@ -69,14 +69,15 @@ MessagePtr Mailbox::pop() {
         }
         if (taken_ == nullptr) return nullptr;
     }
-    ++popped_count_;
-    if (taken_->parts > 1) {
-        popped_bytes_ += sizeof(Message);
-        return split_off(*taken_);
-    }
     Message* message = taken_;
+    ++popped_count_;
+    if (message->parts > 1) [[unlikely]] {
+        popped_bytes_ += sizeof(Message);
+        return split_off(*message);
+    }
     taken_ = message->next;
-    if (message->parts == 1) become_part(*message);
+    if (message->parts == 1) [[unlikely]]
+        become_part(*message);
     popped_bytes_ += message->weight();
     return MessagePtr(message);
 }
