@@ -148,7 +148,8 @@ class Network {
     // Reads its certificate and key again, for connections that come from now on.
     // Errors: dead, invalid (a plain listener; a file can't be used: the old ones stay in use).
     Status reload_certificate(ListenerId id);
-    // For connections: one context serves all that want the same. Errors: invalid (a file).
+    // For connections: one context serves all that want the same, until a file of it changes.
+    // Errors: invalid (a file).
     Result<std::shared_ptr<const SecureContext>> client_tls(const TlsOptions& options);
 
     // `connected` or `failed` follows, to `owner`. What is written meanwhile waits.
@@ -406,7 +407,7 @@ class Network {
     std::vector<Connection*> free_connections_;                 // guarded by pool_mutex_
 
     std::mutex client_tls_mutex_;
-    // By all their options; guarded by client_tls_mutex_.
+    // By all their options and what is in their files; guarded by client_tls_mutex_.
     std::unordered_map<std::string, std::shared_ptr<const SecureContext>> client_tls_;
 
     std::mutex owners_mutex_;

@@ -1,5 +1,7 @@
 // Network: listeners, and what they admit.
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -23,6 +25,15 @@ bool out_of_descriptors(int error) {
 
 bool is_exempt(const ListenOptions& options, const Address& key) {
     return std::ranges::find(options.exempt, key) != options.exempt.end();
+}
+
+// A file's name, and what is another when there is something else in it.
+std::string name_and_state(const std::string& path) {
+    struct stat state {};
+    if (path.empty() || ::stat(path.c_str(), &state) != 0) return path;
+    const auto text = [](auto number) { return '\0' + std::to_string(number); };
+    return path + text(state.st_ino) + text(state.st_size) + text(state.st_mtim.tv_sec) +
+           text(state.st_mtim.tv_nsec);
 }
 
 }  // namespace
@@ -123,11 +134,10 @@ Status Network::reload_certificate(ListenerId id) {
 
 Result<std::shared_ptr<const SecureContext>> Network::client_tls(const TlsOptions& options) {
     std::string key = options.verify ? "1" : "0";
-    for (const std::string* part :
-         {&options.certificate, &options.key, &options.ca, &options.server_name}) {
-        key += *part;
-        key += '\0';
+    for (const std::string* file : {&options.certificate, &options.key, &options.ca}) {
+        key += name_and_state(*file) + '\0';
     }
+    key += options.server_name;
     const std::lock_guard lock(client_tls_mutex_);
     const auto found = client_tls_.find(key);
     if (found != client_tls_.end()) return found->second;

@@ -155,16 +155,21 @@ test("a connection to a plain server fails", function()
   listener:close()
 end)
 
-test("a certificate is replaced without a restart", function()
+-- Where a test puts files that it replaces: the start of their names, and what copies one there.
+local function folder_of_copies()
   local folder = os.tmpname()
   os.remove(folder)
-  local function copy(name, to)
+  return folder, function(name, to)
     local from = assert(io.open(FOLDER .. name))
     local out = assert(io.open(folder .. to, "w"))
     out:write(from:read "*a")
     out:close()
     from:close()
   end
+end
+
+test("a certificate is replaced without a restart", function()
+  local folder, copy = folder_of_copies()
   copy("certificate.pem", ".crt")
   copy("key.pem", ".key")
   local listener = echo { tls = { certificate = folder .. ".crt", key = folder .. ".key" } }
@@ -189,6 +194,21 @@ test("a certificate is replaced without a restart", function()
   listener:close()
   os.remove(folder .. ".crt")
   os.remove(folder .. ".key")
+end)
+
+test("a connection trusts those who are in its file now", function()
+  local listener = echo {}
+  local folder, copy = folder_of_copies()
+  local function try() return connect(listener, { tls = { ca = folder .. ".crt" } }) end
+  copy("other_certificate.pem", ".crt")
+  test.equal((try()), nil)
+  copy("certificate.pem", ".crt")
+  assert(try()):close()
+  copy("other_certificate.pem", ".crt")
+  test.equal((try()), nil)
+  os.remove(folder .. ".crt")
+  test.equal(select(3, try()), "invalid")
+  listener:close()
 end)
 
 test("files and options that are wrong are named", function()
