@@ -437,6 +437,21 @@ bool has_type(const Value& value, std::string_view type) {
     return true;
 }
 
+// A list of tables, each with the options of `rule["items"]`.
+void check_items(const Value& rule, const Value& list, const std::string& path,
+                 const ConfigProblems& problems) {
+    for (const auto& [key, item] : list.table()) {
+        const std::string place = joined(path, step_of(key));
+        if (!key.is_number()) {
+            problems(place, "it is no part of a list. Write: { { ... }, { ... } }");
+        } else if (!item.is_table()) {
+            problems(place, "it has to be a table, but is " + description(item) + ".");
+        } else {
+            check_declared(rule["items"], item, place, problems);
+        }
+    }
+}
+
 void check_declared_one(const Value& rule, const Value& value, const std::string& path,
                         const ConfigProblems& problems) {
     const std::string type = rule.is_string() ? rule.string() : rule["type"].string();
@@ -460,6 +475,7 @@ void check_declared_one(const Value& rule, const Value& value, const std::string
         (maximum.is_number() && value.number() > maximum.number())) {
         problems(path, number_text(value.number()) + " is out of range" + remedy);
     }
+    if (rule["items"].is_table()) check_items(rule, value, path, problems);
     std::vector<std::string> words;
     for (const auto& [key, word] : rule["choices"].table()) words.push_back(word.string());
     if (!words.empty() && std::find(words.begin(), words.end(), value.string()) == words.end()) {
@@ -551,7 +567,7 @@ void check_declared(const Value& declared, const Value& options, const std::stri
         std::string hint = key.is_string() ? did_you_mean(key.string(), names) : "";
         if (hint.empty())
             hint = names.empty() ? " It takes none." : " It takes " + listed(names) + ".";
-        problems(joined(path, step_of(key)), "the service has no such option." + hint);
+        problems(joined(path, step_of(key)), "there is no such option." + hint);
     }
     for (const auto& [name, rule] : declared.table()) {
         if (rule["required"].boolean() && options[name.string()].is_nil()) {

@@ -52,8 +52,9 @@ void check_limits(const Config& config, const ConfigProblems& problems);
 // Checks `options`, at `path`, by what a script declares: a table of
 //   name = { type = "integer", default = 6080, min = 1, max = 65535, choices = { ... },
 //            required = true, unit = "ms", meaning = "..." }
-// or of name = "integer". Types: boolean, integer, number, string, table, any. The same table is
-// read by lualib/perilune/options.lua.
+// or of name = "integer". Types: boolean, integer, number, string, table, any. A table with
+// items = { ... } is a list of tables, whose options these are, declared in the same way. The same
+// table is read by lualib/perilune/options.lua.
 void check_declared(const Value& declared, const Value& options, const std::string& path,
                     const ConfigProblems& problems);
 

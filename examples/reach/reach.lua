@@ -13,7 +13,11 @@ local report = {} -- by target, as of the last round
 
 reach.options = {
   port = { type = "integer", default = 8083, min = 0, max = 65535, meaning = "TCP port" },
-  targets = { type = "table", required = true, meaning = "a list of { host, port, tls }" },
+  targets = { type = "table", required = true, meaning = "servers, a table each", items = {
+    host = { type = "string", required = true, meaning = "a name or an address" },
+    port = { type = "integer", required = true, min = 1, max = 65535, meaning = "TCP port" },
+    tls = { type = "any", meaning = "true, or options of perilune.socket's tls" },
+  } },
   limit_ms = { type = "integer", default = 3000, min = 1, unit = "ms",
     meaning = "for a name, and then for a connection" },
   every_ms = { type = "integer", default = 10000, min = 2, unit = "ms",

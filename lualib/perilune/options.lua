@@ -16,6 +16,7 @@ local callback = require "perilune.callback"
 ---@field min number?
 ---@field max number?
 ---@field choices any[]?
+---@field items table<string, perilune.Option>? of a list of tables: what each of them may have
 ---@field required boolean?
 ---@field unit string?
 ---@field meaning string? what it is, for errors
@@ -58,6 +59,18 @@ local function check(name, option, value)
   end
 end
 
+-- A list of tables, each read by what its items may have.
+local function read_items(name, option, list)
+  local items = {}
+  for index, item in pairs(list) do
+    if type(index) ~= "number" then refuse(name, option, "has to be a list") end
+    local ok, settings = pcall(options.read, option.items, item)
+    if not ok then error(("%s[%d]: %s"):format(name, index, settings), 0) end
+    items[index] = settings
+  end
+  return items
+end
+
 ---All options: the given ones, checked, and the defaults of the others. Raises for an unknown
 ---name, a wrong type and a value out of range.
 ---@param declared table<string, perilune.Option>
@@ -76,6 +89,9 @@ function options.read(declared, given)
     if settings[name] == nil then
       if option.required then refuse(name, option, "is missing") end
       settings[name] = option.default
+    end
+    if option.items and settings[name] then
+      settings[name] = read_items(name, option, settings[name])
     end
   end
   return settings

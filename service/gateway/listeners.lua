@@ -1,6 +1,5 @@
 -- Where clients connect.
 local perilune = require "perilune"
-local options = require "perilune.options"
 local socket = require "perilune.socket"
 local websocket = require "perilune.websocket"
 local crowd = require "gateway.crowd"
@@ -8,27 +7,6 @@ local settings = require "gateway.settings"
 local udp = require "gateway.udp"
 
 local listeners = {}
-
--- What an entry of `listen` may have.
-local LISTEN = {
-  kind = { type = "string", default = "tcp", choices = { "tcp", "websocket", "udp" },
-    meaning = "how packets come; by UDP of those alone who are logged in" },
-  host = { type = "string", default = "127.0.0.1", meaning = "address; \"*\": all" },
-  port = { type = "integer", required = true, min = 0, max = 65535,
-    meaning = "port; 0: any free one" },
-  tls = { type = "table", meaning = "{ certificate = file, key = file }: then TLS, or wss://" },
-  encrypt = { type = "any",
-    meaning = "true, or { key = file }: encryption of our own, for TCP without TLS" },
-  path = { type = "string", meaning = "of a WebSocket's URL; default: any" },
-  origins = { type = "table",
-    meaning = "pages that may connect by WebSocket, { \"*\" }: all; default: those of this host" },
-  max_peers = { type = "integer", default = 1024, min = 1, max = 4095,
-    meaning = "of UDP, at a time" },
-  timeout_ms = { type = "integer", default = 10000, min = 100, max = 3600000, unit = "ms",
-    meaning = "of UDP: without an acknowledgement, then the peer is given up" },
-  public_port = { type = "integer", min = 1, max = 65535,
-    meaning = "of UDP: the port that clients are told; default: port" },
-}
 
 local running = {} -- with `kind`, `tls` and `encrypt` of their entry
 
@@ -63,9 +41,7 @@ local SERVE = { tcp = serve_tcp, websocket = serve_websocket, udp = udp.listen }
 
 -- Listens as entry `index` of the option says. Raises where that can't be.
 local function serve(index)
-  local read, entry = pcall(options.read, LISTEN, settings.listen[index])
-  if not read then error(("listen[%d]: %s"):format(index, entry), 0) end
-  local mistake
+  local entry, mistake = settings.listen[index], nil
   if entry.encrypt and (entry.tls or entry.kind ~= "tcp") then
     mistake = "encrypt is for TCP without TLS"
   elseif entry.tls and entry.kind == "udp" then

@@ -4,9 +4,30 @@ local options = require "perilune.options"
 -- By name, once `read` was called.
 local settings = {}
 
+-- What an entry of `listen` may have.
+local LISTEN = {
+  kind = { type = "string", default = "tcp", choices = { "tcp", "websocket", "udp" },
+    meaning = "how packets come; by UDP of those alone who are logged in" },
+  host = { type = "string", default = "127.0.0.1", meaning = "address; \"*\": all" },
+  port = { type = "integer", required = true, min = 0, max = 65535,
+    meaning = "port; 0: any free one" },
+  tls = { type = "table", meaning = "{ certificate = file, key = file }: then TLS, or wss://" },
+  encrypt = { type = "any",
+    meaning = "true, or { key = file }: encryption of our own, for TCP without TLS" },
+  path = { type = "string", meaning = "of a WebSocket's URL; default: any" },
+  origins = { type = "table",
+    meaning = "pages that may connect by WebSocket, { \"*\" }: all; default: those of this host" },
+  max_peers = { type = "integer", default = 1024, min = 1, max = 4095,
+    meaning = "of UDP, at a time" },
+  timeout_ms = { type = "integer", default = 10000, min = 100, max = 3600000, unit = "ms",
+    meaning = "of UDP: without an acknowledgement, then the peer is given up" },
+  public_port = { type = "integer", min = 1, max = 65535,
+    meaning = "of UDP: the port that clients are told; default: port" },
+}
+
 settings.DECLARED = {
-  listen = { type = "table", default = { { port = 6080 } },
-    meaning = "where clients connect, a table each: see gateway/listeners.lua" },
+  listen = { type = "table", items = LISTEN, default = { { port = 6080 } },
+    meaning = "where clients connect, a table each" },
   max_connections = { type = "integer", default = 10000, min = 1, max = 1000000,
     meaning = "connections at a time" },
   max_per_address = { type = "integer", default = 200, min = 1, max = 1000000,

@@ -114,6 +114,23 @@ inline const std::vector<BrokenConfig> kBrokenConfigs = {
     {"choice of an option",
      "return {\n  services = { { script = \"options\", options = { mode = \"fats\" } } },\n}", 2,
      "services[1].options.mode: ", "Did you mean \"fast\"?"},
+    {"unknown option in a list",
+     "return {\n  services = { { script = \"options\", options = { listen = {\n    { port = 1 },\n"
+     "    { port = 1, prot = 2 } } } } },\n}",
+     4, "services[1].options.listen[2].prot: ", "Did you mean \"port\"?"},
+    {"range of an option in a list",
+     "return {\n  services = { { script = \"options\", options = { listen = {\n    { port = 0 },\n"
+     "  } } } },\n}",
+     3, "services[1].options.listen[1].port: 0 is out of range", "1 to 65535"},
+    {"missing option in a list",
+     "return {\n  services = { { script = \"options\", options = { listen = { {} } } } },\n}", 2,
+     "services[1].options.listen[1]: the option \"port\" is missing", "TCP"},
+    {"no table in a list",
+     "return {\n  services = { { script = \"options\", options = { listen = { 5 } } } },\n}", 2,
+     "services[1].options.listen[1]: it has to be a table", "number 5"},
+    {"no list",
+     "return {\n  services = { { script = \"options\", options = { listen = { port = 1 } } } },\n}",
+     2, "services[1].options.listen.port: it is no part of a list", "{ { ... }, { ... } }"},
     {"options no table", "return {\n  services = { { script = \"options\", options = 7 } },\n}", 2,
      "services[1].options: ", "options = { ... }"},
 };

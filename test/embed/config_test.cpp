@@ -30,6 +30,9 @@ service.options = {
   port = { type = "integer", min = 1, max = 65535, default = 6080 },
   mode = { type = "string", choices = { "fast", "safe" } },
   limit = { type = "number", max = limits.most * 2 },
+  listen = { type = "table", items = {
+    port = { type = "integer", min = 1, max = 65535, required = true, meaning = "TCP port" },
+  } },
 }
 function service.on_start() perilune.log.info("started") end
 return service

@@ -125,6 +125,27 @@ test("options of a function are refused with its name, at the line that called i
   test.raises(function() open(7) end, "socket%.open: options are a table")
 end)
 
+test("each table of a list has options of its own, and defaults", function()
+  local declared = {
+    listen = { type = "table", default = { {} }, items = {
+      kind = { type = "string", default = "tcp" },
+      port = { type = "integer", default = 1, min = 0 },
+    } },
+  }
+  test.equal(options.read(declared), { listen = { { kind = "tcp", port = 1 } } })
+  test.equal(options.read(declared, { listen = { { port = 5 }, { kind = "udp" } } }),
+    { listen = { { kind = "tcp", port = 5 }, { kind = "udp", port = 1 } } })
+  for pattern, listen in pairs {
+    ["^listen%[2%]: there is no option prt$"] = { {}, { prt = 1 } },
+    ["^listen%[1%]: option port has to be from 0"] = { { port = -1 } },
+    ["^listen%[1%]: options are a table$"] = { 5 },
+    ["^option listen has to be a list$"] = { port = 1 },
+  } do
+    test.raises(function() options.read(declared, { listen = listen }) end, pattern)
+  end
+  test.equal(declared.listen.default, { {} })
+end)
+
 test("options have defaults and limits", function()
   local declared = {
     port = { type = "integer", default = 6080, min = 0, max = 65535, meaning = "TCP port" },
