@@ -104,12 +104,15 @@ std::string joined(const std::vector<std::string>& words) {
     return text;
 }
 
-// What lets bots play with the gateway that the config names; "" where they can't.
+// The arguments that let bots chat through the gateway that the config names; "" where they can't.
 std::string bots_command(const Node& node) {
-    for (const perilune::ServiceConfig& service : node.config().services) {
+    const auto& services = node.config().services;
+    const auto is_talkroom = [](const auto& service) { return service.script == "talkroom"; };
+    if (std::none_of(services.begin(), services.end(), is_talkroom)) return {};
+    for (const perilune::ServiceConfig& service : services) {
         if (service.script != "gateway") continue;
         const perilune::Value& listen = service.options["listen"];
-        if (listen.is_nil()) return "perilune bots chat --count 2 --port 6080";
+        if (listen.is_nil()) return " bots chat --count 2 --port 6080";
         for (const auto& [index, entry] : listen.table()) {
             if (!entry["tls"].is_nil() || entry["kind"].string() == "websocket") continue;
             std::string host = entry["host"].string();
@@ -121,14 +124,15 @@ std::string bots_command(const Node& node) {
                 port = std::atoi(addresses[0].c_str() + addresses[0].rfind(':') + 1);
             }
             if (port == 0) continue;
-            return "perilune bots chat --count 2 --port " + std::to_string(port) +
+            return " bots chat --count 2 --port " + std::to_string(port) +
                    (host.empty() || host == "127.0.0.1" ? "" : " --host " + host);
         }
     }
     return {};
 }
 
-void print_start(const Node& node) {
+// `program`: as it was called.
+void print_start(const Node& node, const char* program) {
     const std::size_t services = node.config().services.size();
     std::string line = "perilune " + std::string(perilune::version()) + ": " + node.config().name +
                        " runs " + std::to_string(services) +
@@ -138,7 +142,7 @@ void print_start(const Node& node) {
     std::printf("%s. Stop it with Ctrl-C.\nLoad changed scripts with: kill -HUP %d\n", line.c_str(),
                 static_cast<int>(getpid()));
     if (const std::string bots = bots_command(node); !bots.empty()) {
-        std::printf("Try it with: %s\n", bots.c_str());
+        std::printf("Try it with: %s%s\n", program, bots.c_str());
     }
     if (perilune::stock_luajit()) {
         std::puts("perilune: built with Debian's own LuaJIT: services run interpreted.");
@@ -156,7 +160,7 @@ void reload(Node& node) {
     // What was loaded, and what could not be, the engine has logged.
 }
 
-int run(const std::string& file) {
+int run(const char* program, const std::string& file) {
     raise_file_limit();
     perilune::ConfigCheck check = perilune::load_config(file);
     for (const std::string& problem : check.problems) {
@@ -180,7 +184,7 @@ int run(const std::string& file) {
         std::fprintf(stderr, "%s\n", status.message());
         return 1;
     }
-    print_start(node);
+    print_start(node, program);
     node.wait();
     signals.finish();
     if (orderly.load()) return 0;
@@ -218,5 +222,5 @@ int main(int count, char** words) {
     if (!arguments.rest().empty()) {
         return perilune::cli::misuse("run", "one config file is enough");
     }
-    return run(command);
+    return run(words[0], command);
 }

@@ -185,7 +185,7 @@ function dbproxy.on_start(given)
   for _, script in ipairs(settings.tables) do scripts[script] = require(script) end
   declared = schema.compile(scripts, db.dialect)
   local applied = migrations.apply(db)
-  if applied > 0 then perilune.log.info("%d migrations were applied", applied) end
+  if applied > 0 then perilune.log.info("migrations applied: %d", applied) end
   rows_cache = cache.open(settings)
   log = journal.open(settings.journal or urls == IN_MEMORY and IN_MEMORY or "sqlite:journal.db",
     settings.journal_sync)

@@ -16,7 +16,8 @@ int check(Arguments& arguments) {
         std::fprintf(stderr, "%s\n", problem.c_str());
     }
     if (!result.ok()) return 1;
-    std::printf("%s: OK, %zu services\n", file.c_str(), result.config.services.size());
+    const std::size_t services = result.config.services.size();
+    std::printf("%s: OK, %zu %s\n", file.c_str(), services, services == 1 ? "service" : "services");
     return 0;
 }
 

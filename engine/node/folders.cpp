@@ -27,7 +27,9 @@ std::string resolve_path(const Config& config, const std::string& path) {
     if (path.empty() || path.front() == '/' || config.base.empty() || config.base == ".") {
         return path;
     }
-    return (std::filesystem::path(config.base) / path).lexically_normal().string();
+    std::string found = (std::filesystem::path(config.base) / path).lexically_normal().string();
+    if (found.size() > 1 && found.back() == '/') found.pop_back();  // of "."
+    return found;
 }
 
 std::string find_home(const Config& config) {

@@ -434,6 +434,27 @@ TEST_F(ProgramTest, a_good_config_is_checked_without_starting_it) {
     EXPECT_FALSE(std::filesystem::exists(folder_ / "data"));
 }
 
+TEST_F(ProgramTest, bots_are_proposed_only_where_there_is_a_room_for_them) {
+    folder_.write(
+        "config.lua",
+        "return { services = { { script = \"dbproxy\" }, { script = \"auth\" }, { script = "
+        "\"gateway\", options = { listen = { { port = 0 } } } } } }");
+    Process node = run({});
+    ASSERT_TRUE(node.printed("Load changed scripts")) << node.output();
+    node.signal(SIGTERM);
+    EXPECT_EQ(node.wait(), 0) << node.output();
+    EXPECT_EQ(node.output().find("bots"), std::string::npos) << node.output();
+}
+
+TEST_F(ProgramTest, a_script_beside_its_config_is_named_as_a_user_would) {
+    folder_.write("game/bad.lua", "local bad =");
+    folder_.write("game/config.lua",
+                  "return { paths = { \".\" }, services = { { script = \"bad\" } } }");
+    Process check = run({"check", "game/config.lua"});
+    EXPECT_EQ(check.wait(), 1);
+    EXPECT_NE(check.output().find(": game/bad.lua:1: "), std::string::npos) << check.output();
+}
+
 TEST_F(ProgramTest, tests_are_counted_and_a_failed_one_is_the_exit_code) {
     folder_.write("tests/good_test.lua", R"(
         local test = require "perilune.test"
