@@ -1,5 +1,6 @@
 -- The packets of the standard services: numbers, fields and direction. A game adds its own here,
--- a line each; perilune.protocol says how. Numbers are never reused.
+-- a line each; perilune.protocol says how. Numbers are never reused; services below 100 are the
+-- engine's.
 local protocol = require "perilune.protocol"
 
 return protocol.declare {

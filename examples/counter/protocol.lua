@@ -11,7 +11,7 @@ return protocol.declare {
   },
 
   counter = {
-    stype = 4,
+    stype = 100,
     add = { 1, request = "n i32", reply = "status i16, total i64" },
   },
 }

@@ -13,7 +13,7 @@ return protocol.declare {
   },
 
   inventory = {
-    stype = 4,
+    stype = 100,
     list = { 1, reply = "status i16, coins i64, stacks stack[]" },
     -- `ticket`: of the client's choice, a new one for each purchase, and the same one where it asks
     -- again because it hasn't heard.

@@ -1,5 +1,6 @@
 // Packets, byte for byte, without a server.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { BUF_FORM, JSON_FORM, PacketError, declare, services }
   from "../../examples/web/client/index.js";
@@ -11,6 +12,13 @@ const unhex = (text) => new Uint8Array(Buffer.from(text.replace(/\s+/g, ""), "he
 const KEY = "mcPYQPcNY66HWNBNy8GTdcmAtPGHdMHQ";
 const LOGIN = "02000100000000000100" + "2800" +
   "7b2230223a226d6350595150634e59363648574e424e7938475464636d4174504748644d4851227d";
+
+test("the declaration in the package's page is one", async () => {
+  const page = readFileSync(new URL("../../examples/web/client/README.md", import.meta.url), "utf8");
+  const [text] = page.match(/declare\(\{[^]*?\n\}\)/);
+  const declared = new Function("declare", "services", `return ${text}`)(declare, services);
+  assert.notEqual(declared.hash, standard.hash);
+});
 
 // A declaration of one command with these fields.
 const lab = (fields, messages = {}) =>
