@@ -114,7 +114,9 @@ std::string bots_command(const Node& node) {
         const perilune::Value& listen = service.options["listen"];
         if (listen.is_nil()) return " bots chat --count 2 --port 6080";
         for (const auto& [index, entry] : listen.table()) {
-            if (!entry["tls"].is_nil() || entry["kind"].string() == "websocket") continue;
+            const std::string& kind = entry["kind"].string();
+            if (!kind.empty() && kind != "tcp") continue;
+            if (!entry["tls"].is_nil() || !entry["encrypt"].is_nil()) continue;
             std::string host = entry["host"].string();
             if (host == "*" || host == "0.0.0.0" || host == "::") host.clear();
             std::int64_t port = entry["port"].integer();

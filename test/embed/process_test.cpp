@@ -434,16 +434,24 @@ TEST_F(ProgramTest, a_good_config_is_checked_without_starting_it) {
     EXPECT_FALSE(std::filesystem::exists(folder_ / "data"));
 }
 
-TEST_F(ProgramTest, bots_are_proposed_only_where_there_is_a_room_for_them) {
-    folder_.write(
-        "config.lua",
-        "return { services = { { script = \"dbproxy\" }, { script = \"auth\" }, { script = "
-        "\"gateway\", options = { listen = { { port = 0 } } } } } }");
-    Process node = run({});
-    ASSERT_TRUE(node.printed("Load changed scripts")) << node.output();
-    node.signal(SIGTERM);
-    EXPECT_EQ(node.wait(), 0) << node.output();
-    EXPECT_EQ(node.output().find("bots"), std::string::npos) << node.output();
+TEST_F(ProgramTest, bots_are_proposed_only_where_they_can_chat) {
+    const auto printed = [this](const std::string& listen, const std::string& room) {
+        folder_.write("config.lua",
+                      "return { services = { { script = \"dbproxy\" }, { script = \"auth\" }, " +
+                          room + "{ script = \"gateway\", options = { listen = { " + listen +
+                          " } } } } }");
+        Process node = run({});
+        EXPECT_TRUE(node.printed("Load changed scripts")) << node.output();
+        node.signal(SIGTERM);
+        EXPECT_EQ(node.wait(), 0) << node.output();
+        return node.output();
+    };
+    const std::string room = "{ script = \"talkroom\" }, ";
+    EXPECT_NE(printed("{ port = 0 }", room).find("bots chat"), std::string::npos);
+    EXPECT_EQ(printed("{ port = 0 }", "").find("bots chat"), std::string::npos);
+    EXPECT_EQ(printed("{ port = 0, encrypt = true }", room).find("bots chat"), std::string::npos);
+    EXPECT_EQ(printed("{ port = 0, kind = \"websocket\" }", room).find("bots chat"),
+              std::string::npos);
 }
 
 TEST_F(ProgramTest, a_script_beside_its_config_is_named_as_a_user_would) {
