@@ -135,6 +135,7 @@ Status Mysql::connect(std::uint64_t id, Handle owner, const MysqlOptions& option
 void Mysql::make(std::uint64_t id, const Options& options, MysqlAttempt& attempt) {
     auto connection = std::make_unique<MysqlConnection>(*options);
     const SqlResult made = connection->connect(*options, attempt);
+    if (connection->malformed()) count(counters_.mysql_malformed);
     if (!made.ok()) return give_up(id, made);
     const int descriptor = connection->descriptor();
     Handle owner;
@@ -316,6 +317,7 @@ void Mysql::end_operation(std::uint64_t id) {
     }
     if (!connection->result().ok()) count(counters_.mysql_failed);
     if (connection->lost()) count(counters_.mysql_lost);
+    if (connection->malformed()) count(counters_.mysql_malformed);
 }
 
 // ---- ends ----

@@ -45,6 +45,7 @@ struct MysqlCounters {
     std::atomic<std::uint64_t> mysql_operations{0};      // statements begun
     std::atomic<std::uint64_t> mysql_failed{0};          // ... that failed
     std::atomic<std::uint64_t> mysql_lost{0};            // connections that faults have ended
+    std::atomic<std::uint64_t> mysql_malformed{0};       // ... or what no server sends
     std::atomic<std::uint64_t> mysql_closed_busy{0};     // closed in the middle of a statement
     std::atomic<std::uint64_t> mysql_stopped{0};         // ... that the server was made to end
     std::atomic<std::uint64_t> mysql_stop_failed{0};     // ... that it could not be asked to
@@ -58,6 +59,7 @@ struct MysqlCounters {
         visit("mysql_operations", mysql_operations.load());
         visit("mysql_failed", mysql_failed.load());
         visit("mysql_lost", mysql_lost.load());
+        visit("mysql_malformed", mysql_malformed.load());
         visit("mysql_closed_busy", mysql_closed_busy.load());
         visit("mysql_stopped", mysql_stopped.load());
         visit("mysql_stop_failed", mysql_stop_failed.load());

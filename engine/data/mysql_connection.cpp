@@ -18,6 +18,7 @@
 
 #include "core/clock.h"
 #include "data/mysql_error.h"
+#include "data/mysql_filter.h"
 
 namespace perilune {
 
@@ -161,7 +162,10 @@ int MysqlAttempt::wait(int descriptor, bool is_read) {
 // ---- connecting ----
 
 MysqlConnection::MysqlConnection(const MysqlOptions& options)
-    : max_statements_(options.statements), tls_(options.tls), max_packet_(kMaxPacket) {
+    : max_statements_(options.statements),
+      tls_(options.tls),
+      max_packet_(kMaxPacket),
+      packets_(options.tls != MysqlTls::off) {
     ::mysql_init(&mysql_);
 }
 
@@ -212,6 +216,7 @@ SqlResult MysqlConnection::set_options(const MysqlOptions& options) {
         good = good && set(MYSQL_OPT_SSL_CERT, options.certificate.c_str());
     }
     if (!options.key.empty()) good = good && set(MYSQL_OPT_SSL_KEY, options.key.c_str());
+    good = good && install_mysql_filter(&mysql_);
     if (good) return {};
     return SqlResult::failure(SqlCode::error, "the library for MySQL refuses an option");
 }
@@ -221,6 +226,7 @@ SqlResult MysqlConnection::connect(const MysqlOptions& options, MysqlAttempt& at
     // Rows that an UPDATE is about count also where they don't change, as in other databases.
     const unsigned long flags = CLIENT_FOUND_ROWS | CLIENT_MULTI_RESULTS;
     ::ERR_clear_error();
+    const MysqlFilterScope scope(packets_);
     current_attempt = &attempt;
     const char* database = options.database.empty() ? nullptr : options.database.c_str();
     const MYSQL* made =
@@ -295,6 +301,7 @@ void MysqlConnection::begin(const MysqlStatement& statement) {
 }
 
 std::uint32_t MysqlConnection::proceed(std::uint32_t ready, RowSink& sink) {
+    const MysqlFilterScope scope(packets_);
     ready_ = ready & (kRead | kWrite);
     if (in_call_ && ready_ == 0) return waits_for_;
     budget_rows_ = kBudgetRows;
@@ -339,6 +346,7 @@ bool MysqlConnection::has_budget() {
 // ---- statements as text ----
 
 bool MysqlConnection::run_query() {
+    if (!in_call_) packets_.expect(MysqlPackets::Answer::query);
     const auto size = static_cast<unsigned long>(sql_.size());
     if (!call([&] { return ::mysql_real_query_start(&int_result_, &mysql_, sql_.data(), size); },
               [&](int ready) { return ::mysql_real_query_cont(&int_result_, &mysql_, ready); })) {
@@ -424,16 +432,19 @@ void MysqlConnection::take_prepared() {
         recent_.splice(recent_.begin(), recent_, found->second.recent);
         statement_ = found->second.handle;
         statement_kept_ = true;
+        statement_columns_ = &found->second.columns;
         step_ = Step::execute;
         return;
     }
     statement_ = ::mysql_stmt_init(&mysql_);
     statement_kept_ = false;
+    statement_columns_ = &new_columns_;
     step_ = Step::prepare;
     if (statement_ == nullptr) fail_handle(false);
 }
 
 bool MysqlConnection::run_prepare() {
+    if (!in_call_) packets_.expect(MysqlPackets::Answer::prepare, statement_columns_);
     const auto size = static_cast<unsigned long>(sql_.size());
     if (!call(
             [&] { return ::mysql_stmt_prepare_start(&int_result_, statement_, sql_.data(), size); },
@@ -460,7 +471,9 @@ void MysqlConnection::keep_prepared(MYSQL_STMT* handle) {
         recent_.pop_back();
     }
     recent_.push_front(sql_);
-    prepared_[sql_] = {handle, recent_.begin()};
+    Prepared& kept = prepared_[sql_];
+    kept = {handle, recent_.begin(), std::move(new_columns_)};
+    statement_columns_ = &kept.columns;
     statement_kept_ = true;
 }
 
@@ -519,6 +532,7 @@ bool MysqlConnection::run_execute(RowSink& sink) {
         // Else the library keeps the names and the number of columns that were when it was
         // prepared, and tables change.
         statement_->field_count = 0;
+        packets_.expect(MysqlPackets::Answer::execute, statement_columns_);
     }
     if (!call([&] { return ::mysql_stmt_execute_start(&int_result_, statement_); },
               [&](int ready) {
@@ -607,7 +621,8 @@ void MysqlConnection::begin_rows(const MYSQL_FIELD* fields, unsigned count, RowS
     result_.has_rows = true;
     std::vector<std::string_view> names;
     names.reserve(count);
-    for (unsigned i = 0; i < count; ++i) names.emplace_back(fields[i].name, fields[i].name_length);
+    // The library keeps a name up to a zero, and the length of all of it.
+    for (unsigned i = 0; i < count; ++i) names.emplace_back(fields[i].name);
     sink.columns(names);
 }
 
@@ -777,6 +792,9 @@ void MysqlConnection::fail_with(unsigned native, const char* state, const char* 
     result.lost = native == 0 || mysql_ends_connection(native);
     result.unknown = sent && (native == 0 || mysql_leaves_unknown(native));
     if (result.message.empty()) result.message = "the server's answer can't be read";
+    if (malformed()) {
+        result.message = "what the server sent is malformed: " + std::string(packets_.problem());
+    }
     fail(std::move(result));
 }
 

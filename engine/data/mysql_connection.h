@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "data/mysql_options.h"
+#include "data/mysql_packets.h"
 #include "data/sql.h"
 
 namespace perilune {
@@ -86,6 +87,8 @@ class MysqlConnection {
 
     bool busy() const { return step_ != Step::none; }
     bool lost() const { return lost_; }
+    // The server has sent what no server sends; then it is lost, too.
+    bool malformed() const { return packets_.problem()[0] != '\0'; }
     const SqlResult& result() const { return result_; }
 
   private:
@@ -102,6 +105,7 @@ class MysqlConnection {
     struct Prepared {
         MYSQL_STMT* handle = nullptr;
         std::list<std::string>::iterator recent;  // in recent_
+        MysqlColumns columns;
     };
 
     // Begins or goes on with a call of the library; false when that has to wait.
@@ -149,6 +153,7 @@ class MysqlConnection {
     std::uint64_t max_packet_;  // what the server takes
     bool connected_ = false;
     bool lost_ = false;
+    MysqlPackets packets_;
 
     // Of the operation.
     Step step_ = Step::none;
@@ -166,6 +171,8 @@ class MysqlConnection {
     MYSQL_RES* rows_ = nullptr;
     MYSQL_STMT* statement_ = nullptr;
     bool statement_kept_ = false;
+    MysqlColumns* statement_columns_ = nullptr;
+    MysqlColumns new_columns_;  // of a statement that isn't kept
     SqlResult result_;
     std::vector<char> scratch_;
 
