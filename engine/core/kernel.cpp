@@ -108,7 +108,6 @@ ActorCell* Kernel::create_cell(std::unique_ptr<Actor> actor) {
         }
     }
     cell->finished = false;
-    cell->wants_drain.store(false);
     cell->actor = std::move(actor);
     cell->mailbox.open(options_.mailbox_messages, options_.mailbox_bytes);
     return cell;
@@ -310,11 +309,12 @@ Kernel::TurnEnd Kernel::run_turn(ActorCell* cell, std::uint64_t began_at,
         bury(cell);
         return TurnEnd::buried;
     }
-    if (cell->wants_drain.load(std::memory_order_relaxed) && mailbox.has_drained() &&
-        cell->wants_drain.exchange(false) && on_drained_) {
-        on_drained_(cell);
-    }
+    if (cell->wants_drain.load() && mailbox.has_drained()) tell_drained(cell);
     return mailbox.try_idle() ? TurnEnd::idle : TurnEnd::again;
+}
+
+void Kernel::tell_drained(ActorCell* cell) {
+    if (cell->wants_drain.exchange(false) && on_drained_) on_drained_(cell);
 }
 
 void Kernel::bury(ActorCell* cell) {
@@ -330,6 +330,8 @@ void Kernel::bury(ActorCell* cell) {
     cell->mailbox.settle();
     scheduler_->messages_taken(bytes);
     cell->actor.reset();
+    // Who waits must not be left to wait for the next actor of this cell.
+    tell_drained(cell);
     const std::lock_guard lock(cells_mutex_);
     free_cells_.push_back(cell);
 }

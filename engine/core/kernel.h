@@ -183,6 +183,7 @@ class Kernel {
     TimerId add_timer(OwnerTimers& owner, std::uint64_t session, std::int64_t due_ns,
                       std::int64_t period_ns, bool bounded);
     void bury(ActorCell* cell);
+    void tell_drained(ActorCell* cell);
     void post_again(MessagePtr messages);
     std::int64_t now_ns() { return environment_.clock.now_ns(); }
 

@@ -101,6 +101,7 @@ struct Connection {
     static constexpr std::uint32_t kByMailbox = 4;      // enough waits in the owner's mailbox
     static constexpr std::uint32_t kByHandOver = 8;     // the former owner catches up
     static constexpr std::uint32_t kByHead = 16;        // its head is being answered: upgrade()
+    static constexpr std::uint32_t kByLimit = 32;       // of what may wait for a light owner
 
     // Any thread.
     std::atomic<std::uint32_t> pause{0};

@@ -466,7 +466,7 @@ void Network::end_hand_over(ConnectionId id) {
         if (c->state == Connection::State::open) return start_hand_over(*c, next);
     }
     // The former owner's mailbox is none of its concern any more.
-    c->pause.fetch_and(~(Connection::kByHandOver | Connection::kByMailbox));
+    c->pause.fetch_and(~(Connection::kByHandOver | Connection::kByMailbox | Connection::kByLimit));
     Connection& connection = *c;
     c.lock.unlock();
     if (connection.polled_id == id.value) read(connection);
@@ -668,21 +668,21 @@ std::int64_t Network::check_deadlines(Connection& c, std::int64_t now) {
         kill(c, CloseReason::stalled);
         return INT64_MAX;
     }
-    if (c.state != Connection::State::open) return next;
-    if (c.idle_ms > 0 && c.pause.load() == 0 &&
-        is_due(c.last_receive_ns.load() + c.idle_ms * kNsPerMs)) {
-        begin_close(c, CloseReason::idle);
-        return next;
-    }
-    if (c.idle_ms > 0 && c.pause.load() != 0) next = std::min(next, now + c.idle_ms * kNsPerMs);
-    if ((c.pause.load() & Connection::kByMailbox) != 0) {
+    const std::uint32_t pause = c.pause.load();
+    if ((pause & Connection::kByLimit) != 0) {
         Registry::Slot* slot = kernel_.registry().find(c.owner);
-        if (slot == nullptr || has_room(*slot)) {
-            unpause(c, Connection::kByMailbox);
+        if (slot == nullptr || is_below_limit(*slot)) {
+            unpause(c, Connection::kByLimit);
         } else {
             next = std::min(next, now + kDrainRetryNs);
         }
     }
+    if (c.state != Connection::State::open) return next;
+    if (c.idle_ms > 0 && pause == 0 && is_due(c.last_receive_ns.load() + c.idle_ms * kNsPerMs)) {
+        begin_close(c, CloseReason::idle);
+        return next;
+    }
+    if (c.idle_ms > 0 && pause != 0) next = std::min(next, now + c.idle_ms * kNsPerMs);
     return next;
 }
 

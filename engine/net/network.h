@@ -298,6 +298,7 @@ class Network {
     void resume_accepts();
     void read(Connection& connection);
     Input cut(Connection& connection, std::string_view& input);
+    static bool is_below_limit(Registry::Slot& slot);
     static bool has_room(Registry::Slot& slot);
     bool owner_wants_more(Connection& connection);
     bool owner_has_room(Connection& connection);
@@ -398,7 +399,8 @@ class Network {
     std::vector<ListenerId> paused_listeners_;
     int ended_ = 0;         // connections, since memory was given back to the system
     TimerId memory_timer_;  // for that; none runs: 0
-    // Until the owner's mailbox has room again, the one that waits for longest first.
+    // Until the owner's mailbox has room again, the one that waits for longest first; never empty.
+    // For each either its cell wants_drain, or read_waiting() is about to be called.
     std::unordered_map<ActorCell*, std::deque<ConnectionId>> waiting_;
     ActorCell* served_ = nullptr;  // those that wait for it have their turn
 

@@ -42,6 +42,7 @@ void Network::read(Connection& c) {
             return;
         }
         if (c.pending) {
+            if (!owner_wants_more(c)) return;
             const BufferRef held = std::exchange(c.pending, {});
             std::string_view input(held.data(), held.size());
             input.remove_prefix(c.pending_from);
@@ -308,15 +309,18 @@ void Network::begin_websocket(ConnectionId id) {
     read(*c);
 }
 
-// Whether less than half of what a service's mailbox takes is used. A light one has a limit of
+// Whether less than half of what a service may have waiting is used. A light one has a limit of
 // its own besides its VM's.
-bool Network::has_room(Registry::Slot& slot) {
-    if (slot.cell.load()->mailbox.half_full()) return false;
+bool Network::is_below_limit(Registry::Slot& slot) {
     const std::uint32_t own_limit = slot.max_messages.load(std::memory_order_relaxed);
     return own_limit == 0 || slot.load.count() * 2 < own_limit;
 }
 
-// Whether something new may be read for the owner now. If not, the connection waits for its turn,
+bool Network::has_room(Registry::Slot& slot) {
+    return !slot.cell.load()->mailbox.half_full() && is_below_limit(slot);
+}
+
+// Whether something more may come to the owner now. If not, the connection waits for its turn,
 // or has been broken up because its owner is dead.
 bool Network::owner_wants_more(Connection& c) {
     Registry::Slot* slot = kernel_.registry().find(c.reader);
@@ -332,7 +336,7 @@ bool Network::owner_wants_more(Connection& c) {
     return false;
 }
 
-// The same of what has been read already.
+// The same in the middle of what has been read.
 bool Network::owner_has_room(Connection& c) {
     Registry::Slot* slot = kernel_.registry().find(c.reader);
     if (slot == nullptr) {
@@ -345,20 +349,23 @@ bool Network::owner_has_room(Connection& c) {
 }
 
 void Network::wait_for_room(Connection& c, Registry::Slot& slot) {
-    ActorCell* cell = slot.cell.load();
-    c.pause.fetch_or(Connection::kByMailbox);
-    if (!cell->mailbox.has_enough() && !waiting_.contains(cell)) {
-        // A light service's own limit, of which nobody tells.
+    if (!is_below_limit(slot)) {
+        // Of a light service's own limit nobody tells.
+        c.pause.fetch_or(Connection::kByLimit);
         if (Locked locked = find(ConnectionId{c.polled_id})) {
             watch(*locked, now_ns() + kDrainRetryNs);
         }
         return;
     }
-    waiting_[cell].push_back(ConnectionId{c.polled_id});
-    tell_when_drained(cell);
+    ActorCell* cell = slot.cell.load();
+    c.pause.fetch_or(Connection::kByMailbox);
+    std::deque<ConnectionId>& those = waiting_[cell];
+    those.push_back(ConnectionId{c.polled_id});
+    if (those.size() == 1 && cell != served_) tell_when_drained(cell);
 }
 
-// on_drained() is called once there is room, which may be so already.
+// For a mailbox that connections wait for: on_drained() is called once there is room, which may
+// be so already. Until it has led to read_waiting() nobody needs to ask again.
 void Network::tell_when_drained(ActorCell* cell) {
     cell->wants_drain.store(true);
     if (cell->mailbox.has_drained() && cell->wants_drain.exchange(false)) on_drained(cell);
@@ -389,7 +396,7 @@ void Network::read_waiting(ActorCell* cell) {
         read(*c);
         served_ = nullptr;
     }
-    on_drained(cell);
+    if (waiting_.contains(cell)) on_drained(cell);
 }
 
 // Under the mutex.

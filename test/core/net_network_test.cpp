@@ -20,11 +20,13 @@
 #include <functional>
 #include <future>
 #include <map>
+#include <semaphore>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "event_service.h"
+#include "net/encryption.h"
 #include "net/system_transport.h"
 
 namespace perilune {
@@ -743,6 +745,205 @@ TEST_F(NetworkTest, those_that_wait_for_room_in_a_mailbox_are_not_all_woken_for_
     // Each may have to wait once, and some more each time the room is used up, which is how often
     // the machine decides. Were all woken for a little room, it would be over 50,000.
     EXPECT_LE(counters().read_pauses.load(), 20 * kClients);
+}
+
+std::string packets(int count) {
+    std::string all;
+    for (int i = 0; i < count; ++i) all += packet("tiny");
+    return all;
+}
+
+// Those that send much must not be read on from what they have sent before, again and again,
+// while others wait for their first turn.
+TEST_F(NetworkTest, who_sends_little_has_its_turn_before_those_who_send_much_have_their_next) {
+    constexpr int kFlooders = 6, kFrames = 6000;
+    Service& server = service();
+    const std::uint16_t port = listen(server, options(FramingKind::packet));
+    std::vector<std::unique_ptr<Client>> flooders;
+    for (int i = 0; i < kFlooders; ++i) flooders.push_back(std::make_unique<Client>(port));
+    Client quiet(port);
+    ASSERT_TRUE(server.wait(SocketEvent::opened, kFlooders + 1));
+    server.hold();
+    const std::string flood = packets(kFrames);
+    for (auto& flooder : flooders) flooder->send(flood);
+    // Two are read as far as 64 KB may be undelivered of each; the other four wait.
+    ASSERT_TRUE(eventually([&] { return counters().read_pauses.load() >= kFlooders; }));
+    quiet.send(packet("quiet"));
+    ASSERT_TRUE(eventually([&] { return counters().read_pauses.load() > kFlooders; }));
+    server.resume();
+    ASSERT_TRUE(eventually([&] {
+        return counters().frames_in.load() == static_cast<std::uint64_t>(kFlooders) * kFrames + 1;
+    }));
+    ASSERT_TRUE(server.wait(SocketEvent::data, kFlooders * kFrames + 1));
+    std::size_t place = 0;
+    for (const Event& event : server.events()) {
+        if (event.data == "quiet") break;
+        place += event.event == SocketEvent::data ? 1 : 0;
+    }
+    constexpr std::int64_t kATurn =
+        Network::kMaxUndelivered / (Network::kMessageCharge + 4);  // frames of "tiny"
+    EXPECT_LE(place, static_cast<std::size_t>((kFlooders + 1) * (kATurn + 1)));
+}
+
+// An actor with two services, as the light ones of a VM, of which one has a limit of its own; it
+// handles as many messages as it may.
+class LightServices : public NetworkTest {
+  protected:
+    LightServices() {
+        cell_ = kernel_->create_cell(std::make_unique<Receiver>(*this));
+        large_ = kernel_->add_service(cell_, nullptr).value();
+        small_ = kernel_->add_service(cell_, nullptr, 64).value();
+        kernel_->launch(cell_);
+    }
+    ~LightServices() override { may_.release(1'000'000); }
+
+    std::uint16_t listen_for(Handle owner, const ListenOptions& wanted) {
+        const ListenerId id = network().listen(owner, wanted).value();
+        return network().listener_address(id).value().port;
+    }
+    void post(Handle to, int count) {
+        for (int i = 0; i < count; ++i) {
+            MessagePtr message = make_message(MessageKind::send, to, {}, 0);
+            ASSERT_EQ(kernel_->post(message), PostResult::ok);
+        }
+    }
+
+    ActorCell* cell_ = nullptr;
+    Handle large_, small_;
+    std::counting_semaphore<> may_{0};
+    std::atomic<std::size_t> data_{0}, connected_{0};
+
+  private:
+    class Receiver final : public Actor {
+      public:
+        explicit Receiver(LightServices& test) : test_(test) {}
+        void receive(MessagePtr message) override {
+            test_.may_.acquire();
+            if (message->kind != MessageKind::socket) return;
+            const auto event = static_cast<SocketEvent>(message->detail);
+            if (!test_.network().admit(message)) return;
+            test_.data_ += event == SocketEvent::data ? 1 : 0;
+            test_.connected_ += event == SocketEvent::connected ? 1 : 0;
+        }
+
+      private:
+        LightServices& test_;
+    };
+};
+
+TEST_F(LightServices, at_their_own_limit_they_keep_the_poller_no_busier) {
+    const std::uint16_t port = listen_for(small_, options(FramingKind::packet));
+    Client other(listen_for(large_, options(FramingKind::packet)));
+    std::vector<std::unique_ptr<Client>> clients;
+    for (int i = 0; i < 4; ++i) clients.push_back(std::make_unique<Client>(port));
+    may_.release(5);
+    ASSERT_TRUE(eventually([&] { return counters().accepted.load() == 5; }));
+    post(large_, kReadAhead + 100);
+    post(small_, 40);
+    other.send(packets(100));
+    for (auto& client : clients) client->send(packets(100));
+    ASSERT_TRUE(eventually([&] { return counters().read_pauses.load() == 5; }));
+    // The mailbox is below what ends the waiting, the small service's share of it is not.
+    may_.release(600);
+    ASSERT_TRUE(eventually([&] { return cell_->mailbox.has_drained(); }));
+    std::this_thread::sleep_for(500ms);  // in which a poller that goes round and round counts far
+    EXPECT_LE(counters().read_pauses.load(), 200u);
+    may_.release(100'000);
+    EXPECT_TRUE(eventually([&] { return data_.load() == 500; }));
+}
+
+TEST_F(LightServices, a_handshake_that_waits_for_a_limit_goes_on_below_it) {
+    ListenOptions secure = options(FramingKind::packet);
+    secure.secure = EncryptionContext::server({}).value();
+    Client client(listen_for(small_, secure));
+    ASSERT_TRUE(eventually([&] { return counters().handshakes.load() == 1; }));
+    post(small_, 40);
+    SystemRandom random;
+    const auto stream = EncryptionContext::client({}).value()->open("", random);
+    (void)stream->handshake();
+    iovec hello[4];
+    const int pieces = stream->out().gather(hello, 4);
+    for (int i = 0; i < pieces; ++i) {
+        client.send({static_cast<const char*>(hello[i].iov_base), hello[i].iov_len});
+    }
+    ASSERT_TRUE(eventually([&] { return counters().read_pauses.load() == 1; }));
+    may_.release(100'000);
+    EXPECT_EQ(client.read(1).size(), 1u) << "the server's hello";
+    EXPECT_TRUE(eventually([&] { return counters().handshakes.load() == 0; }));
+}
+
+TEST_F(NetworkTest, an_owner_may_die_while_many_wait_for_it_and_its_place_is_taken_by_another) {
+    for (int round = 0; round < 3; ++round) {
+        Service& server = service();
+        const std::uint16_t port = listen(server, options(FramingKind::packet));
+        std::vector<std::unique_ptr<Client>> clients;
+        for (int i = 0; i < 50; ++i) clients.push_back(std::make_unique<Client>(port));
+        ASSERT_TRUE(server.wait(SocketEvent::opened, 50));
+        server.hold();
+        const std::uint64_t before = counters().read_pauses.load();
+        for (auto& client : clients) client->send(packets(500));
+        ASSERT_TRUE(eventually([&] { return counters().read_pauses.load() >= before + 40; }));
+        std::thread resume([&] {
+            std::this_thread::sleep_for(10ms);
+            server.resume();
+        });
+        server.die();
+        resume.join();
+        clients.clear();
+        EXPECT_TRUE(all_closed());
+        // In the cell of the one before, as cells are taken again last first.
+        Service& next = service();
+        Client client(listen(next, options(FramingKind::packet)));
+        client.send(packets(2000));
+        EXPECT_TRUE(next.wait(SocketEvent::data, 2000));
+        client.close();
+        EXPECT_TRUE(all_closed());
+        next.die();
+    }
+}
+
+// What its owner does with a connection while it waits for room ends neither its waiting nor that
+// of those behind it.
+TEST_F(NetworkTest, those_that_wait_may_be_paused_handed_over_and_closed) {
+    enum { kFlooder, kPaused, kPausedForLong, kHandedOver, kClosed, kAborted, kReset, kLast };
+    Service& server = service();
+    Service& second = service();
+    const std::uint16_t port = listen(server, options(FramingKind::packet));
+    std::vector<std::unique_ptr<Client>> clients;
+    std::vector<ConnectionId> ids;
+    for (std::size_t i = 0; i <= kLast; ++i) {
+        clients.push_back(std::make_unique<Client>(port));
+        ASSERT_TRUE(server.wait(SocketEvent::opened, i + 1));
+        ids.push_back(server.last(SocketEvent::opened).id);
+    }
+    server.hold();
+    for (int i = 0; i < static_cast<int>(kReadAhead); ++i) server.run([] {});
+    clients[kFlooder]->send(packets(3000));
+    ASSERT_TRUE(eventually([&] { return counters().read_pauses.load() == 1; }));
+    for (std::size_t i = 1; i <= kLast; ++i) clients[i]->send(packets(10));
+    ASSERT_TRUE(eventually([&] { return counters().read_pauses.load() == kLast + 1; }));
+    EXPECT_TRUE(network().pause(ids[kPaused]).ok());
+    EXPECT_TRUE(network().resume(ids[kPaused]).ok());
+    EXPECT_TRUE(network().pause(ids[kPausedForLong]).ok());
+    EXPECT_TRUE(network().hand_over(ids[kHandedOver], second.handle).ok());
+    EXPECT_TRUE(network().close(ids[kClosed]).ok());
+    EXPECT_TRUE(network().abort(ids[kAborted]).ok());
+    clients[kReset]->reset();
+    server.resume();
+    EXPECT_TRUE(second.wait(SocketEvent::data, 10));
+    EXPECT_TRUE(server.wait(SocketEvent::data, 3000));
+    EXPECT_TRUE(eventually([&] {
+        return server.count(SocketEvent::data, ids[kPaused]) == 10 &&
+               server.count(SocketEvent::data, ids[kLast]) == 10;
+    }));
+    EXPECT_EQ(server.count(SocketEvent::data, ids[kPausedForLong]), 0u);
+    EXPECT_TRUE(network().resume(ids[kPausedForLong]).ok());
+    EXPECT_TRUE(
+        eventually([&] { return server.count(SocketEvent::data, ids[kPausedForLong]) == 10; }));
+    for (auto& client : clients) client->close();
+    EXPECT_TRUE(all_closed());
+    EXPECT_EQ(server.count(SocketEvent::data, ids[kClosed]), 0u);
+    EXPECT_EQ(server.count(SocketEvent::data, ids[kHandedOver]), 0u);
 }
 
 TEST_F(NetworkTest, paused_connection_is_not_read_until_resumed) {
