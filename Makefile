@@ -168,11 +168,15 @@ tsan: ## the same with ThreadSanitizer
 
 FUZZ_RUNS ?= 20000
 
-fuzz: ## feeds FUZZ_RUNS random inputs to each decoder, under AddressSanitizer and UBSan
+fuzz: ## feeds the corpus and FUZZ_RUNS random inputs to each decoder, under AddressSanitizer and UBSan
 	@$(MAKE) MODE=asan fuzz-run
 
 fuzz-run: $(FUZZERS)
-	@for fuzzer in $^; do echo "$$fuzzer: $(FUZZ_RUNS) inputs" && $$fuzzer $(FUZZ_RUNS) || exit 1; done
+	@for fuzzer in $^; do \
+		corpus=test/fuzz/corpus/$$(basename $$fuzzer _fuzz); \
+		echo "$$fuzzer: $(FUZZ_RUNS) inputs" && \
+			$$fuzzer $$([ ! -d $$corpus ] || echo $$corpus) $(FUZZ_RUNS) || exit 1; \
+	done
 
 bench: build $(BENCHES) ## prints the benchmarks with their targets and references
 	@[ ! -x test/bench/run ] || PERILUNE_BUILD=$(B) test/bench/run

@@ -3,6 +3,7 @@
 // fit.
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -99,11 +100,11 @@ struct JsonWriter : Walker {
                 break;
             case Type::f32:
                 if (!real(node, index, number)) return false;
-                append_number(static_cast<float>(number));
+                append_real(static_cast<float>(number));
                 break;
             case Type::f64:
                 if (!real(node, index, number)) return false;
-                append_number(number);
+                append_real(number);
                 break;
             case Type::boolean:
                 if (!boolean(index, flag)) return false;
@@ -130,12 +131,22 @@ struct JsonWriter : Walker {
         return fail("makes the body larger than %zu bytes", kMaxPacketBody);
     }
 
-    template <typename T>
-    void append_number(T number) {
+    template <typename T, typename... Format>
+    void append_number(T number, Format... format) {
         constexpr std::size_t kDigits = 40;
         char* const digits = out.reserve(kDigits);
-        out.advance(
-            static_cast<std::size_t>(std::to_chars(digits, digits + kDigits, number).ptr - digits));
+        char* const end = std::to_chars(digits, digits + kDigits, number, format...).ptr;
+        out.advance(static_cast<std::size_t>(end - digits));
+    }
+
+    // Beyond 2^53 with an exponent: digits alone are an integer, which is refused there.
+    template <typename T>
+    void append_real(T number) {
+        if (std::abs(number) > kMaxExact) {
+            append_number(number, std::chars_format::scientific);
+        } else {
+            append_number(number);
+        }
     }
 
     // Beyond 2^53 a decimal string, since JavaScript's numbers end there, too.

@@ -140,6 +140,18 @@ TEST_F(PacketTest, IntegersAreExactTo2To53AndDigitsBeyond) {
               "9007199254740993");
 }
 
+TEST_F(PacketTest, RealNumbersBeyond2To53AreReadAsWritten) {
+    EXPECT_EQ("", run(R"(
+        local reals = packet.compile({{"x", "f32"}, {"y", "f64"}}, "reals")
+        for _, x in ipairs {2^53, 2^54, -2^60, 3 * 2^63, 2^126} do
+            for _, y in ipairs {x, x * 1.1, 1.7e308, -5e-324} do
+                local json = reals:to_json({x = x, y = y})
+                local back, message = reals:from_json(json)
+                assert(back and back.x == x and back.y == y, json .. (message or ""))
+            end
+        end)"));
+}
+
 TEST_F(PacketTest, OutOfRangeRaisesWithTheField) {
     EXPECT_EQ(run("value.a = 128 return (codec:encode(value))"),
               "error: test:1: every: field a is out of the range of i8: 128");
