@@ -100,6 +100,17 @@ test("BigInts and numbers are the same on the wire; what is exact comes back as 
   assert.equal(bodyOf("i32", 5n), "05000000");
 });
 
+test("in JSON real numbers beyond 2^53 have an exponent, and texts that look so are texts", () => {
+  const one = (type, value) =>
+    Buffer.from(lab(type).encodeRequest("lab.run", JSON_FORM, value)).subarray(12).toString();
+  assert.equal(one("f64", 2 ** 53), '{"0":9007199254740992}');
+  assert.equal(one("f64", -(2 ** 64)), '{"0":-1.8446744073709552e+19}');
+  assert.equal(one("f64", 1e300), '{"0":1e+300}');
+  assert.equal(one("f64", 0.12345678901234568), '{"0":0.12345678901234568}');
+  const text = '\\" 12345678901234567890 "';
+  assert.equal(JSON.parse(one("string", text))[0], text);
+});
+
 test("in JSON what is beyond 2^53 is digits in a string", () => {
   const data = lab("u64").encodeRequest("lab.run", JSON_FORM, 2n ** 63n);
   assert.equal(hex(data).slice(20), json('{"0":"9223372036854775808"}'));

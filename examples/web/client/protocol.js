@@ -196,9 +196,15 @@ function makePacket({ stype, ctype }, form, body) {
   return data;
 }
 
+// Real numbers beyond 2^53 get an exponent: digits alone are an integer, which servers refuse there.
+function stringify(value) {
+  return JSON.stringify(value).replace(/"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]{15,}/g, (token) =>
+    /[".e]/.test(token) || Math.abs(token) <= 2 ** 53 ? token : Number(token).toExponential());
+}
+
 function wrapJson(value, requestId) {
   const id = requestId ? `,"1":${requestId}` : "";
-  const text = utf8.encode(`{"0":${JSON.stringify(value)}${id}}`);
+  const text = utf8.encode(`{"0":${stringify(value)}${id}}`);
   if (text.length + 2 > MAX_BODY) throw new FieldError(`makes the body larger than ${MAX_BODY} bytes`);
   const body = new Uint8Array(2 + text.length);
   new DataView(body.buffer).setUint16(0, text.length, true);
