@@ -19,9 +19,11 @@ PushResult Mailbox::push(MessagePtr& message, bool bounded) {
                    max_bytes_.load(std::memory_order_relaxed))) {
         return PushResult::full;
     }
+    if (is_read(*message)) read_.fetch_add(count);
     for (;;) {
         if (head == closed_mark()) {
             load_.subtract(count, weight);
+            if (is_read(*message)) read_.fetch_sub(count);
             return PushResult::closed;
         }
         message->next = is_mark(head) ? nullptr : head;
@@ -71,6 +73,7 @@ MessagePtr Mailbox::pop() {
     }
     Message* message = taken_;
     ++popped_count_;
+    if (is_read(*message)) ++popped_read_;
     if (message->parts > 1) [[unlikely]] {
         popped_bytes_ += sizeof(Message);
         return split_off(*message);
@@ -95,8 +98,8 @@ MessagePtr Mailbox::pop_control() {
 void Mailbox::settle() {
     if (popped_count_ == 0) return;
     load_.subtract(popped_count_, popped_bytes_);
-    popped_count_ = 0;
-    popped_bytes_ = 0;
+    if (popped_read_ != 0) read_.fetch_sub(popped_read_);
+    popped_count_ = popped_bytes_ = popped_read_ = 0;
 }
 
 bool Mailbox::try_idle() {

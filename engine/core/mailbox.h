@@ -26,8 +26,8 @@ namespace perilune {
 
 inline constexpr std::uint64_t kMailboxMessages = 65536;
 inline constexpr std::uint64_t kMailboxBytes = 64u << 20;
-// Who reads on behalf of an owner stops at so many messages that wait there: what comes later is
-// as well off where it is, and what is handled soon is still in the processor's cache.
+// Who reads sockets for an owner stops when so many of their messages wait there: what comes later
+// is as well off where it is, and what is handled soon is still in the processor's cache.
 inline constexpr std::uint64_t kReadAhead = 1024;
 
 enum class PushResult {
@@ -111,11 +111,11 @@ class Mailbox {
     const Load& load() const { return load_; }
     std::uint64_t max_count() const { return max_count_.load(std::memory_order_relaxed); }
     // True when half of a limit is reached: nothing more is read for the owner.
-    bool half_full() const { return !is_below(max_count() / 2, 4); }
-    // True when what is read for the owner had better wait.
-    bool has_enough() const { return !is_below(read_ahead(), 4); }
+    bool half_full() const { return !is_below(4); }
+    // True when what sockets have for the owner had better wait.
+    bool has_enough() const { return read_.load() >= read_ahead() || half_full(); }
     // True when there is so much room again that reading on is worth while.
-    bool has_drained() const { return is_below(read_ahead() * 3 / 4, 3); }
+    bool has_drained() const { return read_.load() < read_ahead() * 3 / 4 && is_below(3); }
 
   private:
     static Message* idle_mark() { return reinterpret_cast<Message*>(1); }
@@ -123,15 +123,17 @@ class Mailbox {
     static bool is_mark(const Message* head) { return reinterpret_cast<std::uintptr_t>(head) <= 2; }
     static Message* reversed(Message* newest);
     std::uint64_t read_ahead() const { return std::min(kReadAhead, max_count() / 2); }
-    bool is_below(std::uint64_t count, std::uint64_t eighths_of_bytes) const {
-        return load_.count() < count &&
-               load_.bytes() * 8 < max_bytes_.load(std::memory_order_relaxed) * eighths_of_bytes;
+    bool is_below(std::uint64_t eighths) const {
+        return load_.count() * 8 < max_count() * eighths &&
+               load_.bytes() * 8 < max_bytes_.load(std::memory_order_relaxed) * eighths;
     }
+    static bool is_read(const Message& message) { return message.kind == MessageKind::socket; }
 
     // Any thread.
     alignas(64) std::atomic<Message*> head_{closed_mark()};
     std::atomic<Message*> control_{nullptr};
     Load load_;
+    std::atomic<std::uint64_t> read_{0};  // of the messages those of sockets
     std::atomic<std::uint64_t> max_count_{kMailboxMessages};
     std::atomic<std::uint64_t> max_bytes_{kMailboxBytes};
 
@@ -140,6 +142,7 @@ class Mailbox {
     Message* control_taken_ = nullptr;
     std::uint64_t popped_count_ = 0;
     std::uint64_t popped_bytes_ = 0;
+    std::uint64_t popped_read_ = 0;
 };
 
 }  // namespace perilune

@@ -669,6 +669,17 @@ TEST_F(NetworkTest, reading_pauses_while_much_waits_for_the_owner) {
     EXPECT_EQ(server.count(SocketEvent::data), 60'000u);
 }
 
+TEST_F(NetworkTest, sockets_are_read_while_others_send_much_to_their_owner) {
+    Service& server = service();
+    Client client(listen(server, options(FramingKind::packet)));
+    ASSERT_TRUE(server.wait(SocketEvent::opened));
+    server.hold();
+    for (std::uint64_t i = 0; i < 4 * kReadAhead; ++i) server.run([] {});
+    client.send(packet("a") + packet("b"));
+    EXPECT_TRUE(eventually([&] { return counters().frames_in.load() == 2; }));
+    server.resume();
+}
+
 // What one read brings of a connection is posted as one message, and handled as many.
 TEST_F(NetworkTest, a_connection_is_handed_over_in_the_middle_of_what_was_read_at_once) {
     Service& second = service();
@@ -838,13 +849,13 @@ TEST_F(LightServices, at_their_own_limit_they_keep_the_poller_no_busier) {
     for (int i = 0; i < 4; ++i) clients.push_back(std::make_unique<Client>(port));
     may_.release(5);
     ASSERT_TRUE(eventually([&] { return counters().accepted.load() == 5; }));
-    post(large_, kReadAhead + 100);
+    post(large_, kMailboxMessages / 2);
     post(small_, 40);
     other.send(packets(100));
     for (auto& client : clients) client->send(packets(100));
     ASSERT_TRUE(eventually([&] { return counters().read_pauses.load() == 5; }));
     // The mailbox is below what ends the waiting, the small service's share of it is not.
-    may_.release(600);
+    may_.release(kMailboxMessages / 4);
     ASSERT_TRUE(eventually([&] { return cell_->mailbox.has_drained(); }));
     std::this_thread::sleep_for(500ms);  // in which a poller that goes round and round counts far
     EXPECT_LE(counters().read_pauses.load(), 200u);
@@ -917,7 +928,7 @@ TEST_F(NetworkTest, those_that_wait_may_be_paused_handed_over_and_closed) {
         ids.push_back(server.last(SocketEvent::opened).id);
     }
     server.hold();
-    for (int i = 0; i < static_cast<int>(kReadAhead); ++i) server.run([] {});
+    for (std::uint64_t i = 0; i < kMailboxMessages / 2; ++i) server.run([] {});
     clients[kFlooder]->send(packets(3000));
     ASSERT_TRUE(eventually([&] { return counters().read_pauses.load() == 1; }));
     for (std::size_t i = 1; i <= kLast; ++i) clients[i]->send(packets(10));
