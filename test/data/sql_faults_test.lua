@@ -192,33 +192,6 @@ with_server("a statement that nobody waits for any more ends on the server, with
     direct:close()
   end)
 
--- A socket that the library had closed was shut down once more, when its number was another's.
-with_server("statements that end disturb no connections that are being made", function(server)
-  local before, stop, running = counters(), false, 4
-  local patient = { connect_ms = 60000, timeout_ms = 60000 }
-  for _ = 1, running do
-    perilune.fork(function()
-      while not stop do
-        local db = mysql.connect(helper.address(server.port), patient)
-        db:ping()
-        db:close()
-      end
-      running = running - 1
-    end)
-  end
-  local db = mysql.connect(helper.address(server.port), { connect_ms = 60000, timeout_ms = 20 })
-  for _ = 1, helper.scale(40, 400) do
-    helper.at_once(8, function() test.raises(function() db:one "SELECT sleep(600)" end) end)
-  end
-  stop = true
-  test.eventually(function() return running == 0 end, 60000)
-  local after = counters()
-  for _, name in ipairs { "connect_failed", "lost" } do
-    test.equal(after["mysql_" .. name], before["mysql_" .. name], name)
-  end
-  db:close()
-end)
-
 with_server("a statement of a connection that the server knows by another port is left alone",
   function(server)
     local direct = mysql.connect(helper.address(server.port))
