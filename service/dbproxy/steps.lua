@@ -131,6 +131,17 @@ local function assignment(of, encoded)
   return names, values
 end
 
+-- A statement about the row of a key, which isn't done where the row isn't as the options want it.
+local function change_of(of, key, options, text, values)
+  return {
+    touched = touch(of, key),
+    run = function(transaction)
+      if transaction:write(text, values) == 0 then explain(transaction, of, key, options) end
+      return { changed = 1 }
+    end,
+  }
+end
+
 local UPDATE_OPTIONS = { owner = true, where = true, clear = true }
 
 function COMPILERS.update(declared, name, given_key, changes, given)
@@ -141,13 +152,7 @@ function COMPILERS.update(declared, name, given_key, changes, given)
   local text = sql.update(of, names, others)
   append(values, { key })
   append(values, wanted)
-  return {
-    touched = touch(of, key),
-    run = function(transaction)
-      if transaction:write(text, values) == 0 then explain(transaction, of, key, options) end
-      return { changed = 1 }
-    end,
-  }
+  return change_of(of, key, options, text, values)
 end
 
 local DELETE_OPTIONS = { owner = true, where = true }
@@ -158,13 +163,7 @@ COMPILERS["delete"] = function(declared, name, given_key, given)
   local others, wanted = conditions(of, options)
   local text, values = sql.delete(of, others), { n = 1, key }
   append(values, wanted)
-  return {
-    touched = touch(of, key),
-    run = function(transaction)
-      if transaction:write(text, values) == 0 then explain(transaction, of, key, options) end
-      return { changed = 1 }
-    end,
-  }
+  return change_of(of, key, options, text, values)
 end
 
 function COMPILERS.claim(declared, name, given_key, row)

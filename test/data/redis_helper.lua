@@ -4,21 +4,13 @@ local native = require "perilune.native.redis"
 local perilune = require "perilune"
 local redis = require "perilune.redis"
 local servers = require "servers"
+local sizes = require "sizes"
 local socket = require "perilune.socket"
 local test = require "perilune.test"
 
 local helper = {}
 
-local build = tostring(perilune.env "PERILUNE_BUILD")
-local is_slow = build:match "asan" or build:match "tsan"
-
----True where `make soak` runs the tests.
-helper.is_soak = perilune.env "PERILUNE_SOAK" ~= nil
-
----How many; a tenth under a sanitizer.
----@param count integer
----@return integer
-function helper.scale(count) return is_slow and math.ceil(count / 10) or count end
+helper.is_soak, helper.scale = sizes.is_soak, sizes.scale
 
 ---Registers a test where Redis is installed, and says elsewhere that it is skipped.
 ---@param name string

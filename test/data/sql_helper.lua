@@ -3,26 +3,14 @@
 local mysql = require "perilune.mysql"
 local perilune = require "perilune"
 local servers = require "servers"
+local sizes = require "sizes"
 local socket = require "perilune.socket"
 local sqlite = require "perilune.sqlite"
 local test = require "perilune.test"
 
 local helper = {}
 
-local build = tostring(perilune.env "PERILUNE_BUILD")
-local is_slow = build:match "asan" or build:match "tsan"
-
----True where `make soak` runs the tests.
-helper.is_soak = perilune.env "PERILUNE_SOAK" ~= nil
-
----How many: `ci` usually, `soak` where there is time, a tenth of `ci` under a sanitizer.
----@param ci integer
----@param soak integer? default: ci
----@return integer count
-function helper.scale(ci, soak)
-  if helper.is_soak then return soak or ci end
-  return is_slow and math.ceil(ci / 10) or ci
-end
+helper.is_soak, helper.scale = sizes.is_soak, sizes.scale
 
 local LIMIT_MS = 180000
 local running
