@@ -9,66 +9,24 @@ namespace perilune {
 namespace {
 
 // Appends the BUF form of values.
-struct BufWriter : Walker {
-    PayloadWriter& out;
-    const std::size_t begin = out.size();
+struct BufWriter : Writer<BufWriter> {
+    using Writer::Writer;
 
-    // The value on top of the stack.
-    bool value(const Node& node) {
-        const int index = lua_gettop(L);
-        double number = 0;
-        std::uint64_t bits = 0;
-        bool flag = false;
-        std::string_view bytes;
-        switch (node.type) {
-            case Type::i8:
-            case Type::u8:
-            case Type::i16:
-            case Type::u16:
-            case Type::i32:
-            case Type::u32:
-                if (!integer(node, index, number)) return false;
-                append_integer(node.type, static_cast<std::int64_t>(number));
-                break;
-            case Type::i64:
-            case Type::u64:
-                if (!integer64(node, index, bits)) return false;
-                append(out, bits);
-                break;
-            case Type::f32:
-                if (!real(node, index, number)) return false;
-                append(out, static_cast<float>(number));
-                break;
-            case Type::f64:
-                if (!real(node, index, number)) return false;
-                append(out, number);
-                break;
-            case Type::boolean:
-                if (!boolean(index, flag)) return false;
-                out.append_byte(flag ? 1 : 0);
-                break;
-            case Type::string:
-                if (!text(index, bytes)) return false;
-                append(out, static_cast<std::uint16_t>(bytes.size()));
-                append(out, bytes);
-                break;
-            case Type::bytes:
-                if (!raw(index, bytes)) return false;
-                append(out, static_cast<std::uint32_t>(bytes.size()));
-                append(out, bytes);
-                break;
-            case Type::list: return list_of(node, index) && check_size();
-            case Type::record: return record_of(node, index);
-        }
-        return check_size();
+    void put_integer64(const Node&, std::uint64_t bits) { append(out, bits); }
+    void put_f32(float number) { append(out, number); }
+    void put_f64(double number) { append(out, number); }
+    void put_boolean(bool flag) { out.append_byte(flag ? 1 : 0); }
+    void put_string(std::string_view text) {
+        append(out, static_cast<std::uint16_t>(text.size()));
+        append(out, text);
+    }
+    void put_bytes(std::string_view bytes) {
+        append(out, static_cast<std::uint32_t>(bytes.size()));
+        append(out, bytes);
     }
 
-    bool check_size() {
-        if (out.size() - begin <= kMaxPacketBody) return true;
-        return fail("makes the body larger than %zu bytes", kMaxPacketBody);
-    }
-
-    void append_integer(Type type, std::int64_t number) {
+    void put_integer(const Node& node, std::int64_t number) {
+        const Type type = node.type;
         const int size = type == Type::i8 || type == Type::u8     ? 1
                          : type == Type::i16 || type == Type::u16 ? 2
                                                                   : 4;
@@ -206,7 +164,7 @@ struct BufReader : Walker {
 }  // namespace
 
 bool write_buf(lua_State* L, const PacketFields& fields, PayloadWriter& out, std::string& fault) {
-    BufWriter writer{{L, *fields.codec, fields.names}, out};
+    BufWriter writer(L, fields, out);
     if (writer.value(writer.codec.root())) return true;
     fault = writer.message();
     return false;

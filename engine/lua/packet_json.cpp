@@ -69,66 +69,26 @@ bool read_base64(std::string_view text, std::string& out) {
 }
 
 // Appends the JSON form of values, fields in the order of their declaration.
-struct JsonWriter : Walker {
-    PayloadWriter& out;
-    const std::size_t begin = out.size();
+struct JsonWriter : Writer<JsonWriter> {
+    using Writer::Writer;
 
-    // The value on top of the stack.
-    bool value(const Node& node) {
-        const int index = lua_gettop(L);
-        double number = 0;
-        std::uint64_t bits = 0;
-        bool flag = false;
-        std::string_view bytes;
-        switch (node.type) {
-            case Type::i8:
-            case Type::u8:
-            case Type::i16:
-            case Type::u16:
-            case Type::i32:
-            case Type::u32:
-                if (!integer(node, index, number)) return false;
-                append_number(static_cast<std::int64_t>(number));
-                break;
-            case Type::i64:
-                if (!integer64(node, index, bits)) return false;
-                append_big(static_cast<std::int64_t>(bits));
-                break;
-            case Type::u64:
-                if (!integer64(node, index, bits)) return false;
-                append_big(bits);
-                break;
-            case Type::f32:
-                if (!real(node, index, number)) return false;
-                append_real(static_cast<float>(number));
-                break;
-            case Type::f64:
-                if (!real(node, index, number)) return false;
-                append_real(number);
-                break;
-            case Type::boolean:
-                if (!boolean(index, flag)) return false;
-                append(out, std::string_view(flag ? "true" : "false"));
-                break;
-            case Type::string:
-                if (!text(index, bytes)) return false;
-                append_json_string(out, bytes);
-                break;
-            case Type::bytes:
-                if (!raw(index, bytes)) return false;
-                append_byte(out, '"');
-                append_base64(out, bytes);
-                append_byte(out, '"');
-                break;
-            case Type::list: return list_of(node, index) && check_size();
-            case Type::record: return record_of(node, index);
+    void put_integer(const Node&, std::int64_t number) { append_number(number); }
+    // Beyond 2^53 a decimal string, since JavaScript's numbers end there, too.
+    void put_integer64(const Node& node, std::uint64_t bits) {
+        if (node.type == Type::u64) {
+            append_big(bits);
+        } else {
+            append_big(static_cast<std::int64_t>(bits));
         }
-        return check_size();
     }
-
-    bool check_size() {
-        if (out.size() - begin <= kMaxPacketBody) return true;
-        return fail("makes the body larger than %zu bytes", kMaxPacketBody);
+    void put_f32(float number) { append_real(number); }
+    void put_f64(double number) { append_real(number); }
+    void put_boolean(bool flag) { append(out, std::string_view(flag ? "true" : "false")); }
+    void put_string(std::string_view text) { append_json_string(out, text); }
+    void put_bytes(std::string_view bytes) {
+        append_byte(out, '"');
+        append_base64(out, bytes);
+        append_byte(out, '"');
     }
 
     template <typename T, typename... Format>
@@ -149,7 +109,6 @@ struct JsonWriter : Walker {
         }
     }
 
-    // Beyond 2^53 a decimal string, since JavaScript's numbers end there, too.
     template <typename T>
     void append_big(T number) {
         if (!is_exact(number)) append_byte(out, '"');
@@ -424,7 +383,7 @@ struct JsonReader : Walker {
 }  // namespace
 
 bool write_json(lua_State* L, const PacketFields& fields, PayloadWriter& out, std::string& fault) {
-    JsonWriter writer{{L, *fields.codec, fields.names}, out};
+    JsonWriter writer(L, fields, out);
     if (writer.value(writer.codec.root())) return true;
     fault = writer.message();
     return false;

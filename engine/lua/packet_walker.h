@@ -240,4 +240,74 @@ struct Walker {
     }
 };
 
+// Follows the value on top of the stack, checks it and has `Form` append it, which has
+//   put_integer(node, number)  of 32 bits at most
+//   put_integer64(node, bits)
+//   put_f32(), put_f64(), put_boolean(), put_string(), put_bytes()  what has been checked
+//   list_of(), record_of()
+template <typename Form>
+struct Writer : Walker {
+    PayloadWriter& out;
+    const std::size_t begin = out.size();
+
+    Writer(lua_State* state, const PacketFields& fields, PayloadWriter& to)
+        : Walker{state, *fields.codec, fields.names}, out(to) {}
+
+    bool value(const Node& node) { return put(node) && check_size(); }
+
+  private:
+    bool put(const Node& node) {
+        Form& form = static_cast<Form&>(*this);
+        const int index = lua_gettop(L);
+        double number = 0;
+        std::uint64_t bits = 0;
+        bool flag = false;
+        std::string_view bytes;
+        switch (node.type) {
+            case Type::i8:
+            case Type::u8:
+            case Type::i16:
+            case Type::u16:
+            case Type::i32:
+            case Type::u32:
+                if (!integer(node, index, number)) return false;
+                form.put_integer(node, static_cast<std::int64_t>(number));
+                return true;
+            case Type::i64:
+            case Type::u64:
+                if (!integer64(node, index, bits)) return false;
+                form.put_integer64(node, bits);
+                return true;
+            case Type::f32:
+                if (!real(node, index, number)) return false;
+                form.put_f32(static_cast<float>(number));
+                return true;
+            case Type::f64:
+                if (!real(node, index, number)) return false;
+                form.put_f64(number);
+                return true;
+            case Type::boolean:
+                if (!boolean(index, flag)) return false;
+                form.put_boolean(flag);
+                return true;
+            case Type::string:
+                if (!text(index, bytes)) return false;
+                form.put_string(bytes);
+                return true;
+            case Type::bytes:
+                if (!raw(index, bytes)) return false;
+                form.put_bytes(bytes);
+                return true;
+            case Type::list: return form.list_of(node, index);
+            case Type::record: return form.record_of(node, index);
+        }
+        return fail("has an unknown type");
+    }
+
+    bool check_size() {
+        if (out.size() - begin <= kMaxPacketBody) return true;
+        return fail("makes the body larger than %zu bytes", kMaxPacketBody);
+    }
+};
+
 }  // namespace perilune
