@@ -72,8 +72,11 @@ struct BufWriter : Writer<BufWriter> {
 
 // Pushes the value of a BUF body.
 struct BufReader : Walker {
-    const char* cursor = nullptr;
-    const char* end = nullptr;
+    const char* cursor;
+    const char* end;
+
+    BufReader(lua_State* state, const PacketFields& fields, std::string_view bytes)
+        : Walker(state, fields), cursor(bytes.data()), end(bytes.data() + bytes.size()) {}
 
     std::size_t left() const { return static_cast<std::size_t>(end - cursor); }
 
@@ -172,9 +175,7 @@ bool write_buf(lua_State* L, const PacketFields& fields, PayloadWriter& out, std
 
 bool read_buf(lua_State* L, const PacketFields& fields, std::string_view bytes,
               std::string& fault) {
-    BufReader reader{{L, *fields.codec, fields.names}};
-    reader.cursor = bytes.data();
-    reader.end = bytes.data() + bytes.size();
+    BufReader reader(L, fields, bytes);
     if (reader.value(reader.codec.root())) {
         if (reader.left() == 0) return true;
         reader.fail("is followed by %zu bytes too many", reader.left());

@@ -213,7 +213,10 @@ class FieldSet {
 // BUF body of the same content is decoded to.
 struct JsonReader : Walker {
     JsonCursor& json;
-    std::string scratch = {};
+    std::string scratch;
+
+    JsonReader(lua_State* state, const PacketFields& fields, JsonCursor& from)
+        : Walker(state, fields), json(from) {}
 
     bool wrong(const char* wanted) {
         return fail("is not %s but %s", wanted, json_type_name(json.peek()));
@@ -391,7 +394,7 @@ bool write_json(lua_State* L, const PacketFields& fields, PayloadWriter& out, st
 
 bool read_checked_json(lua_State* L, const PacketFields& fields, JsonCursor json,
                        std::string& fault) {
-    JsonReader reader{{L, *fields.codec, fields.names}, json};
+    JsonReader reader(L, fields, json);
     if (reader.value(reader.codec.root())) return true;
     fault = reader.message();
     return false;

@@ -90,8 +90,11 @@ struct Walker {
     lua_State* L;
     const PacketCodec& codec;
     const int names;  // stack index of the names of its fields
-    std::string reason = {};
-    std::string path = {};
+    std::string reason;
+    std::string path;
+
+    Walker(lua_State* state, const PacketFields& fields)
+        : L(state), codec(*fields.codec), names(fields.names) {}
 
     [[gnu::cold, gnu::noinline]] bool fail(const char* format, ...)
         __attribute__((format(printf, 2, 3))) {
@@ -251,7 +254,7 @@ struct Writer : Walker {
     const std::size_t begin = out.size();
 
     Writer(lua_State* state, const PacketFields& fields, PayloadWriter& to)
-        : Walker{state, *fields.codec, fields.names}, out(to) {}
+        : Walker(state, fields), out(to) {}
 
     bool value(const Node& node) { return put(node) && check_size(); }
 
